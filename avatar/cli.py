@@ -1,0 +1,184 @@
+"""The command line: one dataclass per verb, its fields are the flags.
+
+Exit codes: 0 success, 2 a mistake of the caller's (one sentence on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Union
+
+import tyro
+
+from avatar.errors import UserError
+from avatar.progress import Reporter
+
+Positional = tyro.conf.Positional
+DESCRIPTION = "From a clip of someone talking to a talking avatar of them."
+
+
+@dataclass
+class Fit:
+    """Turn a clip of someone talking into an avatar of them."""
+
+    clip: Positional[Path]
+    """Video of one person talking; a few minutes are best."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Run folder; default runs/NAME. The avatar is FOLDER/FOLDER.avatar."""
+    preset: str = "quick"
+    """quick, cpu, quality, or a TOML file with differences from the defaults."""
+    size: int | None = None
+    """Side of the avatar's frame in pixels (default: the preset's)."""
+    steps: int | None = None
+    """Training steps (default: the preset's)."""
+    device: str | None = None
+    """auto, cpu or cuda."""
+    face_landmarker: Path | None = None
+    """Google's face_landmarker.task, to track with it instead of the built-in solver."""
+    resume: bool = False
+    """Continue the run in the folder from its last checkpoint."""
+
+    def run(self) -> int:
+        from avatar.config import load_preset
+        from avatar.pipeline import fit, limit_threads
+
+        limit_threads()
+        config = load_preset(self.preset)
+        if self.size is not None:
+            if not 32 <= self.size <= 4096:
+                raise UserError(f"--size {self.size} is out of range; choose 32 to 4096 pixels.")
+            config = dataclasses.replace(config, size=self.size)
+        if self.steps is not None:
+            if self.steps < 1:
+                raise UserError(f"--steps {self.steps} is not a number of steps; choose 1 or more.")
+            config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=self.steps))
+        if self.device is not None:
+            config = dataclasses.replace(config, device=self.device)
+        reporter = Reporter()
+        result = fit(self.clip, self.output, config, self.resume, self.face_landmarker, reporter)
+        if not result.finished:
+            reporter.say(f"stopped early: {result.avatar_path} is usable; add --resume to the same command to go on")
+            return 130
+        reporter.say(f"held out: {result.psnr:.2f} dB")
+        for path in (result.avatar_path, result.run_folder / "preview.mp4", result.run_folder / "report.html"):
+            print(path)
+        return 0
+
+
+@dataclass
+class Track:
+    """Track a clip: head pose and 52 coefficients as CSV (Live Link Face style) and JSON, with an overlay video."""
+
+    clip: Positional[Path]
+    """Video of one person."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """File for the track (default NAME.track.safetensors); CSV, JSON and overlay video go beside it."""
+    size: int | None = None
+    """Side in pixels of the square that is tracked (default: the clip's own, at most 512)."""
+    face_landmarker: Path | None = None
+    """Google's face_landmarker.task, to track with it instead of the built-in solver."""
+
+    def run(self) -> int:
+        from avatar.pipeline import limit_threads
+        from avatar.track.clip import write_tracks
+
+        limit_threads()
+        output = self.output or Path(f"{self.clip.stem}.track.safetensors")
+        for path in write_tracks(self.clip, output, self.size, self.face_landmarker, Reporter()):
+            print(path)
+        return 0
+
+
+@dataclass
+class Eval:
+    """Score an avatar on the held-out part (the last 1/11) of a clip: full frame, nothing real pasted in."""
+
+    avatar: Positional[Path]
+    """The .avatar file."""
+    clip: Path
+    """The clip it was made from, or another of the same person."""
+    save_frames: Path | None = None
+    """Folder for the scored pictures: render/%06d.png and truth/%06d.png, by frame number."""
+    json: Path | None = None
+    """File for all scores."""
+    face_landmarker: Path | None = None
+    """Google's face_landmarker.task, to track with it instead of the built-in solver."""
+
+    def run(self) -> int:
+        from avatar.pipeline import limit_threads
+        from avatar.scoring import evaluate_file, print_scores
+
+        limit_threads()
+        report = evaluate_file(self.avatar, self.clip, self.save_frames, self.json, self.face_landmarker, Reporter())
+        print_scores(report)
+        return 0
+
+
+@dataclass
+class Drive:
+    """Make an avatar talk: from speech, a motion track, or another video."""
+
+    avatar: Positional[Path]
+    """The .avatar file."""
+    speech: Positional[Path | None] = None
+    """Speech: any sound file, or a video for its sound."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The video to write (default NAME.mp4 after the source)."""
+    track: Path | None = None
+    """Motion instead of speech: Live Link Face style CSV, or JSON {names, frames: [{time, weights}]}."""
+    video: Path | None = None
+    """Motion instead of speech: another video of anyone, whose head and expression are followed."""
+    pose: str = "generated"
+    """With speech: 'generated' (in the person's manner) or 'fixed' head motion."""
+    gain: float = 1.0
+    """With speech: how far the mouth moves, 1 is the person's own."""
+    seed: int = 0
+    """With speech: another number gives other blinks and head motion."""
+    size: int | None = None
+    """Side of the video in pixels (default: the avatar's own)."""
+    fps: float | None = None
+    """Frames per second (default: the clip's the avatar was made from, or the track's own)."""
+
+    def run(self) -> int:
+        from avatar.drive import drive
+        from avatar.pipeline import limit_threads
+
+        limit_threads()
+        print(drive(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, reporter=Reporter()))
+        return 0
+
+
+@dataclass
+class Doctor:
+    """Say what is installed, which backends work, what is missing and how to get it."""
+
+    def run(self) -> int:
+        from avatar.doctor import print_doctor
+
+        print_doctor()
+        return 0
+
+
+Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
+    Annotated[Fit, tyro.conf.subcommand("fit")],
+    Annotated[Track, tyro.conf.subcommand("track")],
+    Annotated[Eval, tyro.conf.subcommand("eval")],
+    Annotated[Drive, tyro.conf.subcommand("drive")],
+    Annotated[Doctor, tyro.conf.subcommand("doctor")],
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `avatar` command; leaves through `sys.exit`."""
+    verb = tyro.cli(Verb, prog="avatar", description=DESCRIPTION, args=arguments)
+    try:
+        sys.exit(verb.run())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,186 @@
+"""Scores an avatar on the held-out part of a clip: full frame, against the untouched clip, nothing real pasted in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
+from avatar.dataset import FrameSet, mouth_box
+from avatar.evaluate.landmark_distance import LandmarkDistance
+from avatar.evaluate.metrics import Scores, compare_coefficients, representative_frames
+from avatar.evaluate.pictures import crop_square
+from avatar.evaluate.preview import preview_frames
+from avatar.evaluate.report_data import HeldOutFrame, MouthCrop, speech_plots
+from avatar.evaluate.svg_plot import Plot
+from avatar.files import replacing, replacing_folder
+from avatar.model import Avatar
+from avatar.progress import SILENT, Reporter
+from avatar.speech import predict_mouth
+from avatar.types import Motion
+
+MOUTH_CROPS = 8
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What evaluation found."""
+
+    rows: dict[str, dict[str, Any]]
+    """Row name -> scores."""
+    frames: tuple[HeldOutFrame, ...]
+    mouths: tuple[MouthCrop, ...]
+    speech: dict[str, Any] | None
+    speech_curves: tuple[Plot, ...]
+    times: np.ndarray
+
+
+def evaluated_indices(frames: FrameSet) -> np.ndarray:
+    """The held-out frames, or all frames with a face if the tracker found none among the held-out ones."""
+    held_out = frames.held_out_indices
+    return held_out if len(held_out) else frames.train_indices
+
+
+def tracked_motion(frames: FrameSet, indices: np.ndarray) -> Motion:
+    """The motion as the tracking stage gives it."""
+    track = frames.track
+    return Motion(
+        track.times[indices],
+        track.coefficients[indices],
+        track.camera_from_head[indices],
+        track.camera_from_torso[indices],
+    )
+
+
+def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion | None:
+    """The tracked motion with the mouth from speech alone; None without sound or speech model."""
+    audio, features = frames.capture.audio, frames.speech
+    if avatar.speech is None or audio is None or features is None:
+        return None
+    tracked = tracked_motion(frames, indices)
+    coefficients = tracked.coefficients.copy()
+    coefficients[:, list(MOUTH_INDICES)] = predict_mouth(
+        avatar.speech, avatar.person, audio, tracked.times, offset_seconds=features.offset_seconds
+    )
+    return Motion(tracked.times, coefficients, tracked.camera_from_head, tracked.camera_from_torso)
+
+
+def render_as_clip(avatar: Avatar, frames: FrameSet, motion: Motion) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Draws through the camera of the clip's own tracking (the same as the avatar's for the clip it was made from)."""
+    own = avatar.model.camera
+    avatar.model.camera = frames.camera
+    try:
+        yield from avatar.frames(motion)
+    finally:
+        avatar.model.camera = own
+
+
+def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save_frames: Path | None = None) -> HeldOut:
+    """Scores the rows *tracked* and *speech* over the held-out frames.
+
+    Args:
+        save_frames: folder for the tracked row's pictures, ``render/%06d.png`` and ``truth/%06d.png`` by frame number.
+    Raises:
+        UserError: `save_frames` cannot be written.
+    """
+    if save_frames is None:
+        return _evaluate(avatar, frames, reporter, None)
+    with replacing_folder(save_frames) as partial:
+        return _evaluate(avatar, frames, reporter, partial)
+
+
+def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames: Path | None) -> HeldOut:
+    indices = evaluated_indices(frames)
+    spoken = speech_motion(avatar, frames, indices)
+    tracked = tracked_motion(frames, indices)
+    scores, speech_scores = Scores(LandmarkDistance()), Scores(LandmarkDistance())
+    with reporter.bar("scoring held-out frames", len(indices) * (2 if spoken is not None else 1)) as bar:
+        for index, image in zip(indices, render_as_clip(avatar, frames, tracked), strict=True):
+            truth = frames.capture.frames[int(index)]
+            psnr = scores.add(image, truth, frames.track.regions.labels(int(index)))
+            if save_frames is not None:
+                _save_pair(save_frames, int(index), image, truth)
+            bar.advance(note=f"{psnr:.2f} dB")
+        rows = {"tracked": scores.result()}
+        if spoken is not None:
+            for index, image in zip(indices, render_as_clip(avatar, frames, spoken), strict=True):
+                truth = frames.capture.frames[int(index)]
+                speech_scores.add(image, truth, frames.track.regions.labels(int(index)))
+                bar.advance()
+            rows["speech"] = speech_scores.result()
+    speech, curves = None, ()
+    if spoken is not None:
+        ours, true = (m.coefficients[:, list(MOUTH_INDICES)] for m in (spoken, tracked))
+        speech = compare_coefficients(ours, true)
+        curves = speech_plots(tracked.times, ours, true, MOUTH_BLENDSHAPES)
+    return HeldOut(
+        rows=rows,
+        frames=_shown_frames(avatar, frames, indices, rows["tracked"]["per_frame"]),
+        mouths=_mouth_crops(avatar, frames, indices, spoken),
+        speech=speech,
+        speech_curves=curves,
+        times=frames.track.times[indices],
+    )
+
+
+def preview(avatar: Avatar, frames: FrameSet) -> tuple[Iterator[UInt8[np.ndarray, "h w 3"]], np.ndarray]:
+    """Frames of truth | tracked | speech-driven over the held-out part, and their frame numbers."""
+    indices = evaluated_indices(frames)
+    sources = {
+        "truth": (frames.capture.frames[int(i)] for i in indices),
+        "tracked": render_as_clip(avatar, frames, tracked_motion(frames, indices)),
+    }
+    spoken = speech_motion(avatar, frames, indices)
+    if spoken is not None:
+        sources["speech-driven"] = render_as_clip(avatar, frames, spoken)
+    return preview_frames(sources), indices
+
+
+def _shown_frames(
+    avatar: Avatar, frames: FrameSet, indices: np.ndarray, per_frame: list[float]
+) -> tuple[HeldOutFrame, ...]:
+    shown = []
+    for label, position in representative_frames(per_frame).items():
+        index = indices[[position]]
+        image = next(render_as_clip(avatar, frames, tracked_motion(frames, index)))
+        truth = frames.capture.frames[int(index[0])]
+        shown.append(HeldOutFrame(int(index[0]), label, per_frame[position], truth, image))
+    return tuple(shown)
+
+
+def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: Motion | None) -> tuple[MouthCrop, ...]:
+    """Evenly spaced held-out mouths."""
+    positions = np.unique(np.linspace(0, len(indices) - 1, MOUTH_CROPS).round().astype(int))
+    tracked = tracked_motion(frames, indices)
+    crops = []
+    for position in positions:
+        index = int(indices[position])
+        left, top, right, bottom = mouth_box(frames.track.landmarks[index], frames.capture.size)
+        box = (left, top, max(right - left, bottom - top))
+        pictures = [
+            crop_square(next(render_as_clip(avatar, frames, _at(motion, position))), box)
+            for motion in (tracked, spoken)
+            if motion is not None
+        ]
+        truth = crop_square(frames.capture.frames[index], box)
+        crops.append(MouthCrop(index, truth, pictures[0], pictures[1] if spoken is not None else None))
+    return tuple(crops)
+
+
+def _at(motion: Motion, position: int) -> Motion:
+    part = slice(position, position + 1)
+    return Motion(
+        motion.times[part], motion.coefficients[part], motion.camera_from_head[part], motion.camera_from_torso[part]
+    )
+
+
+def _save_pair(folder: Path, index: int, image: np.ndarray, truth: np.ndarray) -> None:
+    for kind, picture in (("render", image), ("truth", truth)):
+        with replacing(folder / kind / f"{index:06d}.png") as partial:
+            Image.fromarray(picture).save(partial)

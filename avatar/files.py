@@ -1,0 +1,82 @@
+"""Output appears whole or not at all: write beside, then rename."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def explain_os_error(error: OSError, path: Path) -> UserError:
+    """The sentence for a place that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"The disk is full: {path} could not be written; free some space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path} cannot be written (no permission); choose another place with -o.")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return UserError(f"{path} cannot be written: something else of that name is in the way.")
+    return UserError(f"{path} cannot be written: {one_line(error)}.")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; on success it takes `path`'s place, on any failure it is removed.
+
+    Raises:
+        UserError: disk full, no permission, or something in the way.
+    """
+    # The suffix stays, because writers choose the format by it.
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        with suppress(OSError):  # a parent that is no folder fails here too; the first error is the one to show
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """As `replacing`, for a folder: the new one takes the old one's place when it is complete."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as partial:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+        except SafetensorError as error:
+            # The library wraps the system's error into text: "... (os error 28)".
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number.group(1)) if number else errno.EIO, one_line(error)) from error

@@ -1,0 +1,20 @@
+"""Stage 5a: the avatar's model, its composite and its file."""
+
+from avatar.model.avatar import Avatar
+from avatar.model.compose import Composite, compose
+from avatar.model.file import SUFFIX, Metadata
+from avatar.model.gaussians import Branch, GaussianBatch
+from avatar.model.initialise import initial_model
+from avatar.model.model import AvatarModel
+
+__all__ = [
+    "SUFFIX",
+    "Avatar",
+    "AvatarModel",
+    "Branch",
+    "Composite",
+    "GaussianBatch",
+    "Metadata",
+    "compose",
+    "initial_model",
+]

@@ -1,0 +1,152 @@
+"""`Avatar`: what one `.avatar` file holds, ready to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from avatar.conventions import BLENDSHAPE_INDEX
+from avatar.dataset import MotionBatch, motion_tensors
+from avatar.errors import UserError
+from avatar.model.file import Metadata, load_avatar_file, save_avatar
+from avatar.model.model import AvatarModel
+from avatar.speech import PersonStatistics, SpeechModel
+from avatar.types import Camera, Motion
+
+FRAMES_AT_ONCE = 4
+"""Frames per rasterizer call when drawing a sequence."""
+
+
+@dataclass
+class Avatar:
+    """A talking avatar: draw it with `render` (one picture) or `frames` (a motion).
+
+    >>> import avatar
+    >>> someone = avatar.load("someone.avatar")                       # doctest: +SKIP
+    >>> picture = someone.render({"jawOpen": 0.6, "mouthSmileLeft": 0.4})  # doctest: +SKIP
+    """
+
+    model: AvatarModel
+    metadata: Metadata
+    person: PersonStatistics
+    speech: SpeechModel | None
+
+    @staticmethod
+    def load(path: str | Path) -> Avatar:
+        """Opens a file.
+
+        Raises:
+            UserError: missing, not an avatar, damaged, or of a newer schema.
+        """
+        model, metadata, extra = load_avatar_file(Path(path))
+        try:
+            person = PersonStatistics.from_tensors(_under("person.", extra))
+            speech = None
+            if metadata.speech is not None:
+                speech = SpeechModel.from_config(metadata.speech)
+                speech.load_state_dict(_under("speech.", extra))
+                speech.eval().requires_grad_(False)
+        except (KeyError, ValueError, TypeError, RuntimeError):
+            raise UserError(
+                f"{path} is damaged: its motion statistics or speech model cannot be read; fit the clip again."
+            ) from None
+        return Avatar(model, metadata, person, speech)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            UserError: the place cannot be written.
+        """
+        extra = {f"person.{k}": v for k, v in self.person.to_tensors().items()}
+        if self.speech is not None:
+            extra |= {f"speech.{k}": v for k, v in self.speech.state_dict().items()}
+        save_avatar(Path(path), self.model, self.metadata, extra)
+
+    @property
+    def camera(self) -> Camera:
+        """The view of the clip."""
+        return self.model.camera
+
+    def rest_pose(self, name: str) -> Float[np.ndarray, "4 4"]:
+        """``camera_from_head`` or ``camera_from_torso`` of the clip's reference frame."""
+        pose = np.eye(4)
+        pose[:3] = self.metadata.reference_pose[name]
+        return pose
+
+    def rest_coefficients(self) -> Float[np.ndarray, "52"]:
+        """The person's mean expression."""
+        return self.model.features.coefficient_mean.cpu().numpy().astype(np.float32)
+
+    def rest_motion(self, times: Float[np.ndarray, " N"]) -> Motion:
+        """The mean expression in the reference pose, held for the given times (seconds)."""
+        n = len(times)
+        return Motion(
+            times=np.asarray(times, np.float64),
+            coefficients=np.repeat(self.rest_coefficients()[None], n, axis=0),
+            camera_from_head=np.repeat(self.rest_pose("camera_from_head")[None], n, axis=0),
+            camera_from_torso=np.repeat(self.rest_pose("camera_from_torso")[None], n, axis=0),
+        )
+
+    def render(
+        self,
+        coefficients: Mapping[str, float] | Float[np.ndarray, "52"] | None = None,
+        camera_from_head: Float[np.ndarray, "4 4"] | None = None,
+        camera_from_torso: Float[np.ndarray, "4 4"] | None = None,
+        size: int | None = None,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """One picture.
+
+        Args:
+            coefficients: all 52, or some by ARKit name (the others rest at the person's mean expression), 0..1.
+            camera_from_head: head pose, cm; None rests.
+            camera_from_torso: torso pose, cm; None rests.
+            size: side of the picture in pixels; None is the avatar's own.
+        Raises:
+            UserError: an unknown coefficient name, or a size below 16 px.
+        """
+        motion = self.rest_motion(np.zeros(1))
+        values = motion.coefficients.copy()
+        if isinstance(coefficients, Mapping):
+            for name, value in coefficients.items():
+                if name not in BLENDSHAPE_INDEX:
+                    raise UserError(f"There is no coefficient '{name}'; the names are ARKit's, for example jawOpen.")
+                values[0, BLENDSHAPE_INDEX[name]] = value
+        elif coefficients is not None:
+            values[0] = coefficients
+        head = motion.camera_from_head if camera_from_head is None else np.asarray(camera_from_head)[None]
+        torso = motion.camera_from_torso if camera_from_torso is None else np.asarray(camera_from_torso)[None]
+        return next(self.frames(Motion(motion.times, values, head, torso), size))
+
+    def frames(self, motion: Motion, size: int | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Draws a motion frame by frame, in constant memory.
+
+        Args:
+            size: side of the pictures in pixels; None is the avatar's own.
+        Raises:
+            UserError: a size below 16 px.
+        """
+        camera = self.camera
+        if size is not None:
+            if size < 16:
+                raise UserError(f"A picture of {size} px is too small; the smallest is 16.")
+            camera = camera.scaled(size, round(size * camera.height / camera.width))
+        device = self.model.backdrop.device
+        everything = motion_tensors(motion, device)
+        for start in range(0, len(everything), FRAMES_AT_ONCE):
+            part = slice(start, start + FRAMES_AT_ONCE)
+            batch = MotionBatch(
+                everything.coefficients[part], everything.camera_from_head[part], everything.camera_from_torso[part]
+            )
+            with torch.no_grad():
+                image = self.model(batch, camera).image
+            yield from image.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

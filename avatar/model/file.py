@@ -1,0 +1,187 @@
+"""`NAME.avatar`: the one owner of the file format. A safetensors container with a JSON header, no pickle.
+
+Header (safetensors metadata): key ``avatar`` holds one JSON object, see `Metadata`; ``schema`` in it is SCHEMA.
+
+Tensors, for each branch B of face, mouth, torso (N Gaussians, K bases):
+
+=======================  ============  ========  ==========================================================
+name                     shape         dtype     meaning
+=======================  ============  ========  ==========================================================
+B.means                  N 3           float32   canonical position, head space, cm
+B.quats                  N 4           float32   wxyz, not normalised
+B.log_scales             N 3           float32   natural log of the standard deviation in cm
+B.colors                 N 3           float32   sRGB-encoded, 0..1 (may overshoot)
+B.opacity_logits         N             float32
+B.skin_logits            N             float32   sigmoid = weight of the head pose, the rest is the torso's
+B.bases                  K N 14        float16   means 3, quats 4, log_scales 3, colors 3, opacity_logits 1,
+                                                 each in its own unit, added times the basis weight
+drivers.B.*              see motion    float32   driver to basis weights
+features.*               see motion    float32   the person's statistics that normalise a driver
+backdrop                 H W 3         uint8     what is behind the person
+person.*, speech.*                               statistics of the person's motion; audio-to-expression model
+=======================  ============  ========  ==========================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from avatar.conventions import BLENDSHAPES, BRANCHES
+from avatar.errors import UserError, one_line
+from avatar.files import save_tensors
+from avatar.model.gaussians import BASIS_UNITS, BASIS_WIDTH, CANONICAL, Branch
+from avatar.model.model import AvatarModel
+from avatar.model.motion import DriverFeatures
+from avatar.types import Camera, Provenance
+
+SCHEMA = 1
+SUFFIX = ".avatar"
+Migration = Callable[[dict[str, Any], dict[str, Tensor]], None]
+MIGRATIONS: dict[int, Migration] = {}
+"""From a schema to the next: changes metadata and tensors in place."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The JSON header."""
+
+    camera: Camera
+    provenance: Provenance
+    fps: float
+    """Frame rate of the clip, the default of what is rendered from this avatar."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Held-out scores by row, as in report.json."""
+    speech: dict[str, Any] | None = None
+    """Configuration of the speech model; None when the clip had no sound."""
+    reference_pose: dict[str, list[list[float]]] = field(default_factory=dict)
+    """camera_from_head and camera_from_torso (3x4) of the clip's reference frame: where the avatar rests."""
+    hidden: int = 32
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        body = {
+            "schema": SCHEMA,
+            "units": {"length": "cm", "time": "s", "colour": "sRGB-encoded 0..1"},
+            "axes": "head: x image right, y up, z out of the face; camera: OpenCV x right, y down, z forward",
+            "coefficients": list(BLENDSHAPES),
+            "branches": list(BRANCHES),
+            **dataclasses.asdict(self),
+        }
+        return json.dumps(body, allow_nan=False)
+
+
+def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[str, Tensor]) -> None:
+    """Writes the file, whole or not at all.
+
+    Args:
+        extra: tensors of the speech model and the person's statistics, under ``speech.`` and ``person.``.
+    Raises:
+        UserError: the place cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name in BRANCHES:
+        branch = model.branch(name)
+        for key in CANONICAL:
+            tensors[f"{name}.{key}"] = getattr(branch, key).detach()
+        tensors[f"{name}.bases"] = (branch.bases.detach() * branch.basis_units).half()
+    for prefix, module in (("drivers", model.drivers), ("features", model.features)):
+        tensors |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
+    tensors["backdrop"] = model.backdrop.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    tensors |= extra
+    save_tensors(path, tensors, {"avatar": metadata.to_json()})
+
+
+def load_avatar_file(path: Path) -> tuple[AvatarModel, Metadata, dict[str, Tensor]]:
+    """Reads and validates a file: the model, its header, and the ``speech.`` and ``person.`` tensors.
+
+    Raises:
+        UserError: missing, not an avatar, damaged, or of a newer schema.
+    """
+    header, tensors = _read(path)
+    schema = header.get("schema")
+    if not isinstance(schema, int) or schema < 1:
+        raise UserError(f"{path} is damaged: its header names no schema version; fit the clip again.")
+    if schema > SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema}, newer than this program's {SCHEMA}; update with 'pip install -U avatar'."
+        )
+    for version in range(schema, SCHEMA):
+        MIGRATIONS[version](header, tensors)
+    try:
+        metadata = _metadata(header)
+        model = _model(metadata, tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); fit the clip again or restore a copy.") from None
+    extra = {key: value for key, value in tensors.items() if key.startswith(("speech.", "person."))}
+    return model, metadata, extra
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise UserError(f"There is no avatar file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("avatar")
+            if text is None:
+                raise UserError(f"{path} is a safetensors file but not an avatar.")
+            header = json.loads(text)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise UserError(f"{path} is not an avatar file or is damaged ({one_line(error)}).") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is damaged: its header is not an object.")
+    return header, tensors
+
+
+def _metadata(header: dict[str, Any]) -> Metadata:
+    if header["coefficients"] != list(BLENDSHAPES):
+        raise ValueError("unknown coefficient names")
+    known = {f.name for f in dataclasses.fields(Metadata)}
+    values = {key: value for key, value in header.items() if key in known}
+    camera = Camera(**values.pop("camera"))
+    if not (0 < camera.width <= 8192 and 0 < camera.height <= 8192 and 0 < camera.focal_px < 1e6):
+        raise ValueError("impossible camera")
+    provenance = Provenance(**values.pop("provenance"))
+    values["notes"] = tuple(values.get("notes", ()))
+    metadata = Metadata(camera=camera, provenance=provenance, **values)
+    if not (math.isfinite(metadata.fps) and 0 < metadata.fps < 1000 and 0 < metadata.hidden <= 4096):
+        raise ValueError("impossible frame rate or driver width")
+    for name in ("camera_from_head", "camera_from_torso"):
+        if tuple(torch.tensor(metadata.reference_pose[name]).shape) != (3, 4):
+            raise ValueError(f"reference pose {name} is not 3x4")
+    return metadata
+
+
+def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{key} holds values that are not finite")
+    branches = {name: _branch(name, tensors) for name in BRANCHES}
+    camera, plate = metadata.camera, tensors["backdrop"]
+    if plate.dtype != torch.uint8 or tuple(plate.shape) != (camera.height, camera.width, 3):
+        raise ValueError("backdrop of another size than the camera's picture")
+    model = AvatarModel(camera, branches, DriverFeatures(), plate.float() / 255.0, metadata.hidden)
+    for prefix, module in (("drivers.", model.drivers), ("features.", model.features)):
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return model.eval().requires_grad_(False)
+
+
+def _branch(name: str, tensors: dict[str, Tensor]) -> Branch:
+    bases = tensors[f"{name}.bases"].float()
+    if bases.ndim != 3 or bases.shape[2] != BASIS_WIDTH:
+        raise ValueError(f"{name}.bases has shape {tuple(bases.shape)}")
+    branch = Branch(bases.shape[1], bases.shape[0])
+    state = {key: tensors[f"{name}.{key}"] for key in CANONICAL}
+    state["bases"] = bases / torch.tensor(BASIS_UNITS)
+    branch.load_state_dict(state)
+    return branch

@@ -1,0 +1,83 @@
+"""The avatar as a torch module: three branches, what drives them, and the backdrop."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avatar.conventions import BRANCHES
+from avatar.dataset import MotionBatch
+from avatar.model.compose import Composite, compose
+from avatar.model.gaussians import Branch
+from avatar.model.motion import BasisWeights, DriverFeatures
+from avatar.types import Camera
+
+
+class AvatarModel(nn.Module):
+    """Everything that is learned from the clip's pictures."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        branches: dict[str, Branch],
+        features: DriverFeatures,
+        backdrop: Float[Tensor, "H W 3"],
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.camera = camera
+        self.branches = nn.ModuleDict({name: branches[name] for name in BRANCHES})
+        self.features = features
+        self.drivers = nn.ModuleDict(
+            {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
+        )
+        self.backdrop = nn.Parameter(backdrop.clone())
+
+    @property
+    def count(self) -> int:
+        """Number of Gaussians in all branches."""
+        return sum(self.branch(name).count for name in BRANCHES)
+
+    def branch(self, name: str) -> Branch:
+        branch = self.branches[name]
+        assert isinstance(branch, Branch)
+        return branch
+
+    def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B K"]]:
+        """Basis weights per branch."""
+        features = self.features(motion)
+        return {name: self.drivers[name](features[name]) for name in BRANCHES}
+
+    def backdrop_at(self, camera: Camera) -> Float[Tensor, "H W 3"]:
+        """The plate at the size of a camera's picture (area average down, bilinear up)."""
+        if (camera.height, camera.width) == self.backdrop.shape[:2]:
+            return self.backdrop
+        plate = self.backdrop.permute(2, 0, 1).unsqueeze(0)
+        size = (camera.height, camera.width)
+        if camera.height <= self.backdrop.shape[0]:
+            plate = functional.interpolate(plate, size, mode="area")
+        else:
+            plate = functional.interpolate(plate, size, mode="bilinear", align_corners=False)
+        return plate[0].permute(1, 2, 0)
+
+    def forward(
+        self,
+        motion: MotionBatch,
+        camera: Camera | None = None,
+        with_coverage: bool = False,
+        grad_sink: Float[Tensor, "N 2"] | None = None,
+    ) -> Composite:
+        """Draws a batch of frames.
+
+        Args:
+            motion: coefficients and poses, B frames.
+            camera: another size of the same view; None is the avatar's own.
+            with_coverage, grad_sink: as in `compose`.
+        """
+        camera = camera or self.camera
+        weights = self.weights(motion)
+        gaussians = {name: self.branch(name)(weights[name]) for name in BRANCHES}
+        poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
+        return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink)

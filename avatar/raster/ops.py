@@ -1,0 +1,155 @@
+"""Public functions of the rasterizer: they check their arguments and choose between operator and PyTorch twin."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from avatar.errors import UserError
+from avatar.raster import native, reference
+from avatar.raster.operators import l1_ssim_op, rasterize_op
+
+BACKENDS: Final = ("auto", "native", "reference")
+MAX_CHANNELS: Final = 8
+
+
+def rasterize(
+    means: Float[Tensor, "B N 3"],
+    quats: Float[Tensor, "B N 4"],
+    log_scales: Float[Tensor, "B N 3"],
+    opacity_logits: Float[Tensor, "B N"],
+    colors: Float[Tensor, "B N C"],
+    skin: Float[Tensor, " N"],
+    layers: Int[Tensor, " N"],
+    poses: Float[Tensor, "B 2 3 4"],
+    intrinsics: Float[Tensor, " 4"],
+    width: int,
+    height: int,
+    backend: str = "auto",
+    grad_sink: Float[Tensor, "N 2"] | None = None,
+) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W"]]:
+    """Render N Gaussians into B images; differentiable in everything but `layers`.
+
+    Args:
+        means: (B, N, 3) deformed positions in canonical (head) space, cm.
+        quats: (B, N, 4) rotations wxyz, any length.
+        log_scales: (B, N, 3) natural logarithm of the standard deviations in cm; used within -20..8.
+        opacity_logits: (B, N) opacity before the sigmoid.
+        colors: (B, N, C) channel values, C in 1..8, any range.
+        skin: (N,) weight of pose 0 (head) in 0..1; pose 1 (torso) has the rest.
+        layers: (N,) compositing layer, 0 in front; a layer hides all later ones wherever it is opaque.
+        poses: (B, 2, 3, 4) camera_from_head and camera_from_torso, blended linearly per Gaussian.
+        intrinsics: (4,) fx, fy, cx, cy in px; pixel centres at +0.5.
+        width: image width, px.
+        height: image height, px.
+        backend: "auto", "native" or "reference".
+        grad_sink: (N, 2) tensor that backward adds to, in place: |d loss / d mean2d| summed over images (px units), and
+            the number of images in which the Gaussian may touch a pixel. For density control; costs nothing when None.
+
+    Returns:
+        image: (B, height, width, C) premultiplied by alpha, without backdrop.
+        alpha: (B, height, width) in 0..1. The backdrop is the caller's: image + (1 - alpha) * backdrop.
+
+    Raises:
+        UserError: unknown backend, or backend="native" where it cannot run.
+        ValueError: shapes, sizes or dtypes that do not fit together.
+    """
+    scene = [means, quats, log_scales, opacity_logits, colors, skin, poses, intrinsics]
+    _check_scene(scene, layers, width, height, grad_sink)
+    if not _use_native(backend, means):
+        return reference.rasterize(
+            means, quats, log_scales, opacity_logits, colors, skin, layers, poses, intrinsics, width, height, grad_sink
+        )
+    image, alpha, _, _ = rasterize_op(*scene, layers.to(torch.int32), grad_sink, width, height)
+    return image, alpha
+
+
+def l1_ssim(
+    image: Float[Tensor, "B H W C"],
+    target: Float[Tensor, "B H W C"],
+    weights: Float[Tensor, "B H W"],
+    backend: str = "auto",
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Weighted mean absolute error and weighted mean SSIM; differentiable in `image` only.
+
+    SSIM as in 3DGS: 11x11 Gaussian window of standard deviation 1.5 px, zero padding, constants for the range 0..1.
+
+    Args:
+        image: (B, H, W, C) rendered picture.
+        target: (B, H, W, C) true picture.
+        weights: (B, H, W) weight of each pixel, not negative; means are over weights * channels. All zero gives 0, 0.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        l1, ssim: two scalars; a loss is e.g. 0.8 * l1 + 0.2 * (1 - ssim).
+
+    Raises:
+        UserError: unknown backend, or backend="native" where it cannot run.
+        ValueError: shapes or dtypes that do not fit together.
+    """
+    if image.ndim != 4 or target.shape != image.shape or weights.shape != image.shape[:3]:
+        raise ValueError(
+            f"l1_ssim wants image and target (B, H, W, C) and weights (B, H, W), got {tuple(image.shape)}, "
+            f"{tuple(target.shape)} and {tuple(weights.shape)}."
+        )
+    if not 1 <= image.shape[-1] <= MAX_CHANNELS:
+        raise ValueError(f"l1_ssim works on 1 to {MAX_CHANNELS} channels, got {image.shape[-1]}.")
+    _check_alike({"image": image, "target": target, "weights": weights})
+    target, weights = target.detach(), weights.detach()
+    if not _use_native(backend, image):
+        return reference.l1_ssim(image, target, weights)
+    with_gradient = torch.is_grad_enabled() and image.requires_grad
+    l1, ssim, _, _ = l1_ssim_op(image, target, weights, with_gradient)
+    return l1, ssim
+
+
+def _use_native(backend: str, tensor: Tensor) -> bool:
+    if backend not in BACKENDS:
+        raise UserError(f"Unknown rasterizer backend {backend!r}; use one of: {', '.join(BACKENDS)}.")
+    if backend == "reference":
+        return False
+    if backend == "auto":
+        return native.usable(tensor)
+    native.module()
+    if tensor.device.type != "cpu" or tensor.dtype not in native.DTYPES:
+        raise UserError(
+            f"The native rasterizer works on float32 and float64 CPU tensors, not on {tensor.dtype} on "
+            f"{tensor.device}; use backend='auto'."
+        )
+    return True
+
+
+def _check_alike(tensors: dict[str, Tensor]) -> None:
+    name, first = next(iter(tensors.items()))
+    for other, tensor in tensors.items():
+        if tensor.dtype != first.dtype or tensor.device != first.device:
+            raise ValueError(
+                f"{other} is {tensor.dtype} on {tensor.device}, but {name} is {first.dtype} on {first.device}."
+            )
+
+
+def _check_scene(scene: list[Tensor], layers: Tensor, width: int, height: int, grad_sink: Tensor | None) -> None:
+    means, colors = scene[0], scene[4]
+    if means.ndim != 3 or colors.ndim != 3:
+        raise ValueError(f"means and colors have 3 dimensions (B, N, .), got {means.ndim} and {colors.ndim}.")
+    batch, splats = means.shape[:2]
+    names = ("means", "quats", "log_scales", "opacity_logits", "colors", "skin", "poses", "intrinsics")
+    shapes = (
+        (batch, splats, 3), (batch, splats, 4), (batch, splats, 3), (batch, splats), (batch, splats, colors.shape[2]),
+        (splats,), (batch, 2, 3, 4), (4,),
+    )  # fmt: skip
+    for name, tensor, shape in zip(names, scene, shapes, strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}.")
+    _check_alike(dict(zip(names, scene, strict=True)))
+    if tuple(layers.shape) != (splats,) or layers.is_floating_point():
+        raise ValueError(f"layers must hold {splats} integers, got {layers.dtype} {tuple(layers.shape)}.")
+    if not 1 <= colors.shape[2] <= MAX_CHANNELS:
+        raise ValueError(f"colors must have 1 to {MAX_CHANNELS} channels, got {colors.shape[2]}.")
+    if not (1 <= width <= native.MAX_SIDE_PX and 1 <= height <= native.MAX_SIDE_PX):
+        raise ValueError(f"The image must be 1 to {native.MAX_SIDE_PX} px wide and high, got {width} x {height}.")
+    if grad_sink is not None and tuple(grad_sink.shape) != (splats, 2):
+        raise ValueError(f"grad_sink must have shape {(splats, 2)}, got {tuple(grad_sink.shape)}.")

@@ -1,0 +1,315 @@
+"""A small causal transformer from log-mel speech to this person's mouth coefficients.
+
+Several members (each trained on a different part of the clip) live side by side in every weight and their outputs
+are averaged: on minutes of one person a single network overfits, and the members' errors cancel. Beside the
+transformer runs a linear path over coarse log-mel, which no amount of overfitting can hurt; training decides how much
+of each to use.
+
+Time: two log-mel columns (20 ms) make one token. The network is strictly causal; looking ahead is done by delay:
+after token ``k`` it says what the mouth does at token ``k - look_ahead``. Attention reaches back a fixed number of
+tokens with a learned bias per distance (relative positions, as in Shaw et al. 2018 and Raffel et al. 2020), so the
+rolling cache of keys and values has a fixed size and an hour sounds like its first minute.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avatar.conventions import MOUTH_BLENDSHAPES, SAMPLE_RATE
+from avatar.speech.features import COLUMN_RATE, FLOOR, N_FFT, N_MELS
+
+COLUMNS_PER_TOKEN = 2
+TOKEN_RATE = COLUMN_RATE / COLUMNS_PER_TOKEN
+"""Tokens, and so predictions, per second."""
+MAX_LOOK_AHEAD_SECONDS = 0.120
+SILENCE = math.log(FLOOR)
+"""Log-mel of digital silence."""
+
+
+@dataclass(frozen=True)
+class SpeechModelConfig:
+    """Shape of the network and the fixed standardisation of its input. The one home of these defaults."""
+
+    n_mels: int = N_MELS
+    """Bands of the log-mel input."""
+    outputs: int = len(MOUTH_BLENDSHAPES)
+    """Coefficients it predicts, in the order of conventions.MOUTH_BLENDSHAPES."""
+    members: int = 4
+    """Networks whose outputs are averaged."""
+    width: int = 64
+    """Channels of a token."""
+    layers: int = 2
+    heads: int = 4
+    stem_tokens: int = 3
+    """Tokens of log-mel that the first layer sees at once (this one and those before it)."""
+    linear_tokens: int = 14
+    """Tokens that the linear path sees."""
+    linear_bands: int = 16
+    """Bands of the linear path's coarse log-mel."""
+    context_tokens: int = 24
+    """Tokens an attention layer reaches back to, itself included: 0.48 s."""
+    look_ahead_tokens: int = 5
+    """Tokens of sound heard before the mouth is told: 0.1 s."""
+    mel_mean: float = -6.5
+    """Fixed centre of the log-mel input: its mean over speech recorded at usual levels."""
+    mel_std: float = 3.0
+    """Fixed spread of the log-mel input."""
+    gate_tokens: int = 12
+    """The mouth rests when this many tokens, look-ahead included, were all silent."""
+    gate_ramp_tokens: int = 7
+    """Tokens over which it comes to rest and leaves it."""
+    gate_closed: float = -9.0
+    """Mean log-mel over the bands at and below which sound counts as silence (digital silence: -9.2)."""
+    gate_open: float = -8.4
+    """Mean log-mel above which it does not."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.n_mels % self.linear_bands:
+            raise ValueError("width must be a multiple of heads, and n_mels of linear_bands")
+        if not 0 <= self.look_ahead_tokens / TOKEN_RATE <= MAX_LOOK_AHEAD_SECONDS:
+            raise ValueError(f"look_ahead_tokens {self.look_ahead_tokens} is more than {MAX_LOOK_AHEAD_SECONDS} s")
+
+    @property
+    def history_tokens(self) -> int:
+        """Past tokens of log-mel that a stream keeps."""
+        return max(self.stem_tokens, self.linear_tokens, self.gate_tokens + self.gate_ramp_tokens - 1) - 1
+
+
+class MemberLinear(nn.Module):
+    """A linear layer per ensemble member: (E, ..., in) -> (E, ..., out)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(members, inputs, outputs) * (scale / math.sqrt(inputs)))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+
+    def forward(self, x: Float[Tensor, "E *rest i"]) -> Float[Tensor, "E *rest o"]:
+        flat = torch.baddbmm(self.bias, x.flatten(1, -2), self.weight)
+        return flat.unflatten(1, x.shape[1:-1])
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])  # without weights: the linear layer that follows holds the scale
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer with windowed causal attention."""
+
+    def __init__(self, c: SpeechModelConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        self.qkv = MemberLinear(c.members, c.width, 3 * c.width)
+        self.out = MemberLinear(c.members, c.width, c.width, scale=0.5)
+        self.up = MemberLinear(c.members, c.width, 2 * c.width)
+        self.down = MemberLinear(c.members, 2 * c.width, c.width, scale=0.5)
+        self.distance_bias = nn.Parameter(torch.zeros(c.members, c.heads, c.context_tokens))
+
+    def forward(
+        self,
+        x: Float[Tensor, "E B n C"],
+        past_keys: Float[Tensor, "E B H P d"],
+        past_values: Float[Tensor, "E B H P d"],
+        distance: Int64[Tensor, "n K"],
+        blocked: Bool[Tensor, "n K"],
+        dropout: float,
+    ) -> tuple[Float[Tensor, "E B n C"], Tensor, Tensor]:
+        """The layer's output, and the keys and values of past and present (E, B, H, P + n, d)."""
+        q, k, v = self.qkv(_normalise(x)).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        keys, values = torch.cat([past_keys, k], dim=-2), torch.cat([past_values, v], dim=-2)
+        bias = self.distance_bias[:, :, distance].masked_fill(blocked, float("-inf"))[:, None]
+        scores = q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias
+        mixed = (scores.softmax(-1) @ values).transpose(2, 3).flatten(-2)  # (E, B, n, C)
+        x = x + F.dropout(self.out(mixed), dropout, self.training)
+        hidden = F.dropout(F.gelu(self.up(_normalise(x))), dropout, self.training)
+        return x + F.dropout(self.down(hidden), dropout, self.training), keys, values
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What a stream remembers between calls; every shape is fixed (L layers, E members, P past tokens)."""
+
+    columns: Float[Tensor, "*B H M"]
+    """Standardised log-mel columns that the first layer still sees."""
+    keys: Float[Tensor, "L E B heads P d"]
+    values: Float[Tensor, "L E B heads P d"]
+    seen: Int64[Tensor, ""]
+    """Tokens taken so far; entries of the cache from before the stream are masked by it."""
+
+
+class SpeechModel(nn.Module):
+    """Log-mel columns to mouth coefficients; offline `forward` and streaming `step` give the same numbers."""
+
+    target_mean: Tensor
+    target_std: Tensor
+    gain: Tensor
+    rest: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, config: SpeechModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = c = config
+        self.dropout = dropout
+        self.stem = MemberLinear(c.members, c.stem_tokens * COLUMNS_PER_TOKEN * c.n_mels, c.width)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
+        # Both paths start at zero: an untrained model says the person's mean mouth.
+        self.head = MemberLinear(c.members, c.width, c.outputs, scale=0.0)
+        self.linear = MemberLinear(c.members, c.linear_tokens * c.linear_bands, c.outputs, scale=0.0)
+        # The person: what z = 0 and z = 1 mean, how much an uncertain average is widened, the mouth in silence, and
+        # the plausible range.
+        self.register_buffer("target_mean", torch.zeros(c.outputs))
+        self.register_buffer("target_std", torch.ones(c.outputs))
+        self.register_buffer("gain", torch.ones(c.outputs))
+        self.register_buffer("rest", torch.zeros(c.outputs))
+        self.register_buffer("low", torch.zeros(c.outputs))
+        self.register_buffer("high", torch.ones(c.outputs))
+
+    def config_dict(self) -> dict[str, Any]:
+        """Plain numbers from which `from_config` builds the same network; goes into a file's JSON header."""
+        return asdict(self.config)
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> SpeechModel:
+        """A network of this shape, to be filled by `load_state_dict`.
+
+        Raises:
+            ValueError: unknown settings, or settings that do not fit together.
+        """
+        unknown = set(config) - {f.name for f in fields(SpeechModelConfig)}
+        if unknown:
+            raise ValueError(f"unknown speech model settings: {', '.join(sorted(unknown))}")
+        return SpeechModel(SpeechModelConfig(**config)).eval()
+
+    @property
+    def latency_seconds(self) -> float:
+        """From the centre of a token's sound to the moment its mouth is known: look-ahead, token and window."""
+        return self.config.look_ahead_tokens / TOKEN_RATE + 0.5 / COLUMN_RATE + N_FFT / 2 / SAMPLE_RATE
+
+    def initial_state(self, batch: int = 1) -> StreamState:
+        """A stream that has heard only silence."""
+        c = self.config
+        like = self.stem.weight
+        cache = like.new_zeros(c.layers, c.members, batch, c.heads, c.context_tokens - 1, c.width // c.heads)
+        quiet = like.new_full((batch, c.history_tokens * COLUMNS_PER_TOKEN, c.n_mels), SILENCE)
+        seen = torch.zeros((), dtype=torch.int64, device=like.device)
+        return StreamState(self.standardise(quiet), cache, cache.clone(), seen)
+
+    def standardise(self, log_mel: Tensor) -> Tensor:
+        """Log-mel with the fixed centre and spread of the input."""
+        return (log_mel - self.config.mel_mean) / self.config.mel_std
+
+    def member_step(
+        self, log_mel: Float[Tensor, "*EB T M"], state: StreamState
+    ) -> tuple[Float[Tensor, "E B n D"], StreamState]:
+        """Standardised outputs (z-scores) of every member for T = 2 n new columns.
+
+        Args:
+            log_mel: (B, T, M), or (E, B, T, M) to give each member its own sound (training).
+        """
+        c = self.config
+        n = log_mel.shape[-2] // COLUMNS_PER_TOKEN
+        history = self._history(log_mel, state)
+        tail = history[..., history.shape[-2] - state.columns.shape[-2] :, :]
+        if history.dim() == 3:
+            history = history.expand(c.members, *history.shape)
+        z = self.linear(coarse_windows(history, n, c))
+        stem = windows(history, n, c.stem_tokens * COLUMNS_PER_TOKEN, COLUMNS_PER_TOKEN)
+        x = F.gelu(self.stem(stem))
+        distance, blocked = self._reach(n, state.seen)
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            x, k, v = block(x, state.keys[i], state.values[i], distance, blocked, self.dropout)
+            keys.append(k[..., n:, :])
+            values.append(v[..., n:, :])
+        z = z + self.head(_normalise(x))
+        return z, StreamState(tail, torch.stack(keys), torch.stack(values), state.seen + n)
+
+    def _history(self, log_mel: Tensor, state: StreamState) -> Tensor:
+        x = self.standardise(log_mel)
+        return torch.cat([state.columns.expand(*x.shape[:-2], *state.columns.shape[-2:]), x], dim=-2)
+
+    def _reach(self, n: int, seen: Tensor) -> tuple[Int64[Tensor, "n K"], Bool[Tensor, "n K"]]:
+        """How far back each key is from each of n new tokens, and which keys are out of reach."""
+        past = self.config.context_tokens - 1
+        there = torch.arange(past + n, device=seen.device)[None]
+        distance = past + torch.arange(n, device=seen.device)[:, None] - there
+        before_the_stream = there < past - seen
+        blocked = (distance < 0) | (distance > past) | before_the_stream
+        return distance.clamp(0, past), blocked
+
+    def _openness(self, log_mel: Tensor, state: StreamState) -> Float[Tensor, "B n 1"]:
+        """0 where all sound around a token is silence, 1 where not, a ramp between."""
+        c = self.config
+        loudness = self._history(log_mel, state).mean(-1).unflatten(-1, (-1, COLUMNS_PER_TOKEN)).amax(-1)  # (B, tokens)
+        level = loudness * c.mel_std + c.mel_mean
+        gate = ((level - c.gate_closed) / (c.gate_open - c.gate_closed)).clamp(0, 1)
+        held = F.max_pool1d(gate[:, None], c.gate_tokens, stride=1)
+        ramp = F.avg_pool1d(held, c.gate_ramp_tokens, stride=1)[:, 0]
+        n = log_mel.shape[-2] // COLUMNS_PER_TOKEN
+        return ramp[:, ramp.shape[1] - n :, None]
+
+    def coefficients(self, z: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Standardised outputs to coefficients within the person's plausible range."""
+        return torch.clamp(self.target_mean + self.gain * self.target_std * z, self.low, self.high)
+
+    def step(self, log_mel: Float[Tensor, "B T M"], state: StreamState) -> tuple[Float[Tensor, "B n D"], StreamState]:
+        """The next T = 2 n columns of a stream.
+
+        Returns:
+            Coefficients of n tokens, `look_ahead_tokens` before the columns' own, and the new state. The first
+            `look_ahead_tokens` outputs of a stream lie before its beginning: drop them.
+        """
+        if log_mel.shape[-2] == 0 or log_mel.shape[-2] % COLUMNS_PER_TOKEN:
+            raise ValueError(
+                f"a step takes a positive multiple of {COLUMNS_PER_TOKEN} columns, not {log_mel.shape[-2]}"
+            )
+        z, after = self.member_step(log_mel, state)
+        mouth = self.coefficients(z.mean(0))
+        return self.rest + self._openness(log_mel, state) * (mouth - self.rest), after
+
+    def forward(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B n D"]:
+        """Coefficients of n = ceil(T / 2) tokens; token k is at the mean time of columns 2 k and 2 k + 1.
+
+        Sound after the end counts as silence, as when a stream is ended.
+        """
+        ahead = self.config.look_ahead_tokens
+        padded, state, out = pad_with_silence(log_mel, ahead), self.initial_state(len(log_mel)), []
+        # In blocks, so that attention scores stay small for any length; the numbers do not depend on the blocks.
+        for block in padded.split(_BLOCK_TOKENS * COLUMNS_PER_TOKEN, dim=-2):
+            mouth, state = self.step(block, state)
+            out.append(mouth)
+        return torch.cat(out, dim=1)[:, ahead:]
+
+
+_BLOCK_TOKENS = 256
+
+
+def pad_with_silence(log_mel: Float[Tensor, "*B T M"], tokens: int) -> Float[Tensor, "*B T2 M"]:
+    """Appends silence up to a whole token, and `tokens` more."""
+    missing = -log_mel.shape[-2] % COLUMNS_PER_TOKEN + tokens * COLUMNS_PER_TOKEN
+    return F.pad(log_mel, (0, 0, 0, missing), value=SILENCE)
+
+
+def windows(x: Float[Tensor, "*B T C"], n: int, length: int, stride: int) -> Float[Tensor, "*B n F"]:
+    """The last `n` windows of `length` rows, `stride` apart, each flattened."""
+    return x[..., x.shape[-2] - (n - 1) * stride - length :, :].unfold(-2, length, stride).flatten(-2)
+
+
+def coarse_windows(history: Float[Tensor, "*B T M"], n: int, c: SpeechModelConfig) -> Float[Tensor, "*B n F"]:
+    """Input of the linear path: bands and columns averaged, `linear_tokens` at once; F runs over bands, then tokens."""
+    coarse = history.unflatten(-1, (c.linear_bands, -1)).unflatten(-3, (-1, COLUMNS_PER_TOKEN)).mean((-1, -3))
+    return windows(coarse, n, c.linear_tokens, 1)
+
+
+def token_times(column_times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " n"]:
+    """Times of the ceil(T / 2) tokens that `forward` gives for T columns, in the columns' unit (seconds)."""
+    first = column_times[0] + (COLUMNS_PER_TOKEN - 1) / 2 / COLUMN_RATE
+    return first + np.arange(-(-len(column_times) // COLUMNS_PER_TOKEN)) / TOKEN_RATE

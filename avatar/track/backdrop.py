@@ -1,0 +1,103 @@
+"""The backdrop plate: what is behind the person, as a robust mean of the uncovered pixels of sampled frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+MEMORY_BYTES = 192 << 20
+"""Upper bound of what the sampled frames may take; the number of samples follows from it."""
+MOST_SAMPLES = 64
+CLEAR = 20
+"""A pixel counts as uncovered where the (widened) person probability is below this, of 255."""
+FEW = 3
+"""Pixels uncovered in fewer samples than this are filled from their surroundings instead."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """Backdrop and how far it can be trusted."""
+
+    colour: UInt8[np.ndarray, "H W 3"]
+    spread: Float32[np.ndarray, "H W"]
+    """Typical deviation of an uncovered pixel from `colour`, 0..255."""
+    seen: Bool[np.ndarray, "H W"]
+    """True where the backdrop was really seen; elsewhere it is filled."""
+
+
+class BackdropBuilder:
+    """Collects evenly spaced samples while frames stream by, then makes the plate."""
+
+    def __init__(self, frames: int, size: int) -> None:
+        most = int(np.clip(MEMORY_BYTES // (size * size * 4), 8, MOST_SAMPLES))
+        self._wanted = set(np.linspace(0, max(frames - 1, 0), min(most, frames)).round().astype(int).tolist())
+        self._frames: list[np.ndarray] = []
+        self._covered: list[np.ndarray] = []
+
+    def add(self, index: int, frame: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "S S"]) -> None:
+        """Offers frame `index` with its raw person mask."""
+        if index not in self._wanted:
+            return
+        import cv2
+
+        size = frame.shape[0]
+        reach = max(3, round(0.03 * mask.shape[0]))
+        wide = cv2.dilate(mask, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        wide = cv2.resize(wide, (size, size), interpolation=cv2.INTER_LINEAR)
+        self._frames.append(frame.copy())
+        self._covered.append(wide >= CLEAR)
+
+    def plate(self) -> Plate:
+        """The median of the uncovered samples of each pixel; never-seen pixels are filled smoothly."""
+        if not self._frames:
+            raise ValueError("no frames were offered")
+        size = self._frames[0].shape[0]
+        colour = np.zeros((size, size, 3), np.float32)
+        spread = np.zeros((size, size), np.float32)
+        count = np.zeros((size, size), np.int32)
+        rows = max(1, (16 << 20) // (size * 3 * 4 * len(self._frames)))
+        for top in range(0, size, rows):
+            part = slice(top, top + rows)
+            stack = np.stack([f[part] for f in self._frames]).astype(np.float32)
+            covered = np.stack([c[part] for c in self._covered])
+            stack[covered] = np.nan
+            number = (~covered).sum(0)
+            safe = np.where((number > 0)[None, ..., None], stack, 0)
+            middle = np.nanmedian(safe, axis=0)
+            deviation = np.nanmedian(np.abs(safe - middle).mean(-1), axis=0)
+            colour[part], spread[part], count[part] = middle, deviation, number
+        seen = count >= min(FEW, len(self._frames))
+        filled = fill(colour, seen)
+        return Plate(np.clip(filled + 0.5, 0, 255).astype(np.uint8), spread, seen)
+
+
+def fill(colour: Float32[np.ndarray, "H W C"], known: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W C"]:
+    """Fills unknown pixels smoothly from known ones (push-pull over a pyramid); mid-grey where none is known.
+
+    Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.5.
+    """
+    import cv2
+
+    weight = known.astype(np.float32)[..., None]
+    value = np.where(weight > 0, colour, 0).astype(np.float32)
+    if not known.any():
+        return np.full_like(value, 127.0)
+    pyramid = [(value, weight)]
+    while min(pyramid[-1][0].shape[:2]) > 1:
+        high, trust = pyramid[-1]
+        shape = ((high.shape[1] + 1) // 2, (high.shape[0] + 1) // 2)
+        summed = _resize(cv2, cv2.GaussianBlur(high * trust, (5, 5), 1.0), shape)
+        total = _resize(cv2, cv2.GaussianBlur(trust, (5, 5), 1.0), shape)
+        pyramid.append((summed / np.maximum(total, 1e-6), np.minimum(total * 4, 1.0)))
+    below = pyramid[-1][0]
+    for high, trust in reversed(pyramid[:-1]):
+        raised = cv2.resize(below, (high.shape[1], high.shape[0]), interpolation=cv2.INTER_LINEAR)
+        below = trust * high + (1 - trust) * raised.reshape(high.shape)
+    return below
+
+
+def _resize(cv2, image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    out = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+    return out.reshape(shape[1], shape[0], -1)

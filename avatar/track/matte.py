@@ -1,0 +1,95 @@
+"""Soft person matte: the network's coarse mask, sharpened along the picture's edges and keyed against the backdrop.
+
+The network decides what is person; only in a band around its edge is the alpha computed from the picture: where the
+backdrop has been seen, by the matting equation I = a F + (1 - a) B with the nearest sure foreground as F; elsewhere
+by a guided filter (He et al., PAMI 2013).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from avatar.track.backdrop import Plate
+
+BAND = 0.03
+"""Half width of the band around the mask's edge in which hair may lie, over the frame size."""
+KEY_NOISE = 14.0
+"""Colour difference (0..255) between person and backdrop at which keying is trusted half."""
+
+
+def refine_matte(
+    frame: UInt8[np.ndarray, "H W 3"], mask: Float32[np.ndarray, "S S"], plate: Plate
+) -> UInt8[np.ndarray, "H W"]:
+    """Person matte of a frame.
+
+    Args:
+        frame: [H, W, 3] RGB.
+        mask: [S, S] person probability 0..255 at the network's resolution (already steadied over time).
+        plate: the backdrop.
+
+    Returns:
+        [H, W] alpha, 0 backdrop .. 255 person.
+    """
+    import cv2
+
+    size = frame.shape[0]
+    coarse = cv2.resize(mask * np.float32(1 / 255), (size, size), interpolation=cv2.INTER_LINEAR)
+    half = (coarse > 0.5).view(np.uint8)
+    radius = max(2, round(BAND * size))
+    # erosion and dilation by a box of the band's width, as thresholds of a box mean (several times faster)
+    density = cv2.blur(half.astype(np.float32), (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REPLICATE)
+    sure = density > 1 - 1e-4
+    band = (density > 1e-4) & ~sure
+    if not band.any():
+        return half * np.uint8(255)
+    picture = frame.astype(np.float32)
+    guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) * np.float32(1 / 255)
+    guided = _guided(cv2, guide, coarse, max(2, radius // 2))[band]
+    keyed, trust = _key(cv2, picture, sure, plate, radius, band)
+    alpha = guided + trust * (keyed - guided)
+    # keying cannot tell a person from a backdrop of the same colour: the network bounds it from both sides
+    near = coarse[band]
+    alpha = np.clip(alpha, np.clip(near * 4 - 3, 0, 1), np.clip(near * 4, 0, 1))
+    out = sure.view(np.uint8) * np.uint8(255)
+    out[band] = np.clip(alpha * 255 + 0.5, 0, 255)
+    return out
+
+
+def steadied(masks, index: int) -> Float32[np.ndarray, "S S"]:
+    """The raw mask averaged over the neighbouring frames, 1-2-1: its flicker is noise, its motion is slow."""
+    last = len(masks) - 1
+    before, after = masks[max(index - 1, 0)], masks[min(index + 1, last)]
+    return (before.astype(np.float32) + 2 * masks[index].astype(np.float32) + after.astype(np.float32)) / 4
+
+
+def _key(cv2, picture, sure, plate: Plate, radius: int, band):
+    """Alpha of the band's pixels by the matting equation and how far to trust it, both [B] in 0..1."""
+    # the sure foreground's colour around each pixel varies slowly: a quarter of the resolution will do
+    size, kept = sure.shape[0], sure.astype(np.float32)
+    few = max(16, size // 4)
+    box = (radius | 1, radius | 1)
+    colour_sum = cv2.blur(cv2.resize(picture * kept[..., None], (few, few), interpolation=cv2.INTER_AREA), box)
+    weight_sum = cv2.blur(cv2.resize(kept, (few, few), interpolation=cv2.INTER_AREA), box)
+    total = cv2.resize(weight_sum, (size, size), interpolation=cv2.INTER_LINEAR)[band]
+    foreground = cv2.resize(colour_sum, (size, size), interpolation=cv2.INTER_LINEAR)[band]
+    foreground = foreground / np.maximum(total, 1e-4)[:, None]
+    backdrop = plate.colour[band].astype(np.float32)
+    contrast = foreground - backdrop
+    power = np.einsum("bc,bc->b", contrast, contrast)
+    keyed = np.einsum("bc,bc->b", picture[band] - backdrop, contrast) / np.maximum(power, 1.0)
+    noise = (KEY_NOISE + 2 * plate.spread[band]) ** 2 * 3
+    trust = power / (power + noise) * plate.seen[band] * (total > 0.004)
+    # widen the ends: noise of the backdrop must not become a veil
+    return np.clip((keyed - 0.12) / 0.7, 0, 1), trust
+
+
+def _guided(cv2, guide, mask, radius: int):
+    """Guided filter of `mask` along the edges of the grey picture `guide`, both [H, W] in 0..1."""
+    box = (2 * radius + 1, 2 * radius + 1)
+    mean_guide, mean_mask = cv2.blur(guide, box), cv2.blur(mask, box)
+    covariance = cv2.blur(guide * mask, box) - mean_guide * mean_mask
+    variance = cv2.blur(guide * guide, box) - mean_guide**2
+    slope = covariance / (variance + 1e-3)
+    offset = mean_mask - slope * mean_guide
+    return np.clip(cv2.blur(slope, box) * guide + cv2.blur(offset, box), 0, 1)

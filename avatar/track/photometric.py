@@ -1,0 +1,292 @@
+"""Head pose from the picture itself: frames are aligned to the person's own texture on the solved mesh.
+
+Landmarks of a detector wander over the skin by a pixel or so from frame to frame; the skin's own pattern does not. A
+few thousand points on the mesh without eyes, brows and lips are compared in a band-passed picture, so that slow
+changes of light do not matter.
+
+1. Bundle adjustment over some dozens of varied frames: their poses are solved together so that every surface point
+   shows the same in all of them. What it shows (the texture) is eliminated: at given poses it is the weighted mean.
+2. Every frame is then aligned to that texture by Gauss-Newton on its six pose numbers (direct alignment, Lucas and
+   Kanade 1981), robustly and held to the landmark solution where the picture says little.
+
+Focal length and depth stay the landmarks': solved along here, they drift to explain light that moves over the skin
+(measured on the demo capture). Frames are read one at a time; only those of step 1 are kept, as small pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
+from avatar.track.mesh import (
+    FACE_OVAL,
+    INNER_LIPS,
+    LEFT_BROW,
+    LEFT_EYE,
+    OUTER_LIPS,
+    RIGHT_BROW,
+    RIGHT_EYE,
+    SKIN_POINTS,
+    landmark_noise,
+    triangles,
+)  # fmt: skip
+from avatar.track.solve import Head, Poses, View, head_points, varied_frames
+
+POINTS = 3000
+"""Surface points that are compared."""
+COARSE_SIDE, FINE_SIDE = 90, 220
+"""Height of the face in pixels at which the coarse and the fine band are computed, where the frame has as much."""
+FINE_SIGMA, COARSE_SIGMA = 1.0, 6.0
+"""Band of the compared pattern, in those pixels: finer than the first is noise, coarser than the second is light."""
+BUNDLE_FRAMES = 56
+"""Frames of the bundle adjustment."""
+BUNDLE_STEPS = (3, 7)
+"""Its iterations on the coarse band, then on the fine one."""
+ALIGN_STEPS = (3, 4)
+"""Iterations of a frame's alignment on either band."""
+POSE_SIGMA = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5])
+"""Trust in a landmark pose: radians about and cm along the camera's axes."""
+POINTS_PER_FACT = 30.0
+"""Neighbouring surface points err together (shading, expression): so many count as one measurement."""
+OUTLIER = 2.5
+"""Standard deviations beyond which a surface point loses its influence."""
+BROW_CM = 0.6
+"""Within this of a brow point nothing counts: brows have the strongest pattern of the face and move most."""
+NOISE_GREY = 2.0
+"""Grey levels by which the pattern differs between two frames at best."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Points on the mesh: corners [M, 3], barycentric weights [M, 3], normals [M, 3], how steady each is [M]."""
+
+    corners: np.ndarray
+    bary: np.ndarray
+    normals: np.ndarray
+    steadiness: np.ndarray
+
+    def on(self, values):
+        """Values at the landmarks [478, ...] carried to the surface points [M, ...]."""
+        return np.einsum("mk,mk...->m...", self.bary, values[self.corners])
+
+
+def refine_poses(
+    read: Callable[[int], UInt8[np.ndarray, "H W 3"]],
+    head: Head,
+    view: View,
+    poses: Poses,
+    advance: Callable[[], None] = lambda: None,
+) -> Poses:
+    """Poses aligned to the person's own texture.
+
+    Args:
+        read: gives frame i (of the frames with a face), RGB.
+        head: neutral head and expression basis of the landmark solution.
+        view: its camera.
+        poses: its poses; expressions are kept.
+        advance: called once per frame.
+    """
+    surface = sample_surface(head.neutral, landmark_noise(), POINTS)
+    bundle = _Bundle(read, surface, head, view, poses)
+    for band, steps in enumerate(BUNDLE_STEPS):
+        for _ in range(steps):
+            bundle.improve(band)
+    textures = [bundle.texture(band) for band in range(len(BUNDLE_STEPS))]
+    rotation, translation = poses.rotation.copy(), poses.translation.copy()
+    for i in range(len(rotation)):
+        points = surface.on(head_points(head, poses.expression[i][None])[0])
+        rotation[i], translation[i] = _align(read(i), points, surface, textures, view, rotation[i], translation[i])
+        advance()
+    return Poses(rotation, translation, poses.expression)
+
+
+def sample_surface(neutral: Float[np.ndarray, "478 3"], looseness: Float[np.ndarray, " 478"], count: int) -> Surface:
+    """Even points over the mesh; those on and beside the eyes, brows and lips have no or little weight.
+
+    Args:
+        neutral: [478, 3] cm.
+        looseness: [478] how much expression moves each landmark, 1 = not at all (weights are its inverse square).
+        count: number of points.
+    """
+    faces = triangles().astype(int)
+    apart = np.zeros(SKIN_POINTS, bool)
+    apart[list({*INNER_LIPS, *OUTER_LIPS, *RIGHT_EYE, *LEFT_EYE})] = True
+    faces = faces[apart[faces].sum(1) < 2]
+    faces = faces[np.isin(faces, FACE_OVAL).sum(1) < 2]  # the outermost ring is hair or backdrop as often as skin
+    a, b, c = (neutral[faces[:, k]] for k in range(3))
+    normal = np.cross(b - a, c - a)
+    area = np.linalg.norm(normal, axis=1)
+    normal = normal / area[:, None]
+    normal = np.where((normal[:, 2] < 0)[:, None], -normal, normal)
+    rng = np.random.default_rng(0)
+    # stratified over the summed area: even cover without clumps
+    where = (np.arange(count) + rng.random(count)) / count * area.sum()
+    chosen = np.searchsorted(np.cumsum(area), where).clip(0, len(faces) - 1)
+    u, v = np.sqrt(rng.random(count)), rng.random(count)
+    bary = np.stack([1 - u, u * (1 - v), u * v], axis=1)
+    loose = (looseness[faces[chosen]] * bary).sum(1)
+    surface = Surface(faces[chosen], bary, normal[chosen], 1 / loose**2)
+    brows = neutral[[*LEFT_BROW, *RIGHT_BROW], :2]
+    distance = np.linalg.norm(surface.on(neutral)[:, None, :2] - brows, axis=-1).min(axis=1)
+    return replace(surface, steadiness=surface.steadiness * np.clip((distance - BROW_CM) / 0.3, 0, 1))
+
+
+class _Bundle:
+    """Poses of a few varied frames, solved together with the texture eliminated."""
+
+    def __init__(self, read, surface: Surface, head: Head, view: View, poses: Poses) -> None:
+        count = len(poses.rotation)
+        spread = np.linspace(0, count - 1, min(count, BUNDLE_FRAMES // 2)).round().astype(int)
+        turned = varied_frames(poses.rotation[:, :, 2], min(count, BUNDLE_FRAMES // 2))
+        frames = np.unique(np.concatenate([spread, turned]))
+        self._surface, self._view = surface, view
+        self._start = Poses(*(getattr(poses, n)[frames] for n in ("rotation", "translation", "expression")))
+        self._rotation, self._translation = self._start.rotation.copy(), self._start.translation.copy()
+        self._points = [surface.on(moved) for moved in head_points(head, self._start.expression)]
+        self._bands = []
+        for points, rotation, translation, i in zip(
+            self._points, self._rotation, self._translation, frames, strict=True
+        ):
+            camera = points @ rotation.T + translation
+            self._bands.append(_bands(read(int(i)), view.focal * camera[:, :2] / camera[:, 2:] + view.centre))
+
+    def improve(self, band: int) -> None:
+        """One Gauss-Newton step on one band."""
+        count = len(self._bands)
+        normal, gradient = np.zeros((6 * count, 6 * count)), np.zeros(6 * count)
+        looks = self._look(band)
+        texture, scale = _mean_texture(looks)
+        coupling = np.zeros((6 * count, POINTS))
+        pull, weight_sum = np.zeros(POINTS), np.full(POINTS, 1e-9)
+        for k, look in enumerate(looks):
+            own = slice(6 * k, 6 * k + 6)
+            residual = texture - look.value
+            weight = look.weight * _influence(residual, scale)
+            weighted = look.jacobian * weight[:, None]
+            normal[own, own] = weighted.T @ look.jacobian
+            gradient[own] = weighted.T @ residual
+            coupling[own] = weighted.T
+            pull += weight * residual
+            weight_sum += weight
+        # the texture follows the poses: marginalise it
+        normal -= (coupling / weight_sum) @ coupling.T
+        gradient -= coupling @ (pull / weight_sum)
+        turned = rotvec_from_matrix(self._start.rotation @ np.swapaxes(self._rotation, 1, 2))
+        away = np.concatenate([turned, self._start.translation - self._translation], axis=1).reshape(-1)
+        trust = np.tile(POSE_SIGMA**-2.0, count)
+        change = np.linalg.solve(normal + np.diag(trust), gradient + trust * away).reshape(-1, 6)
+        self._rotation = matrix_from_rotvec(change[:, :3]) @ self._rotation
+        self._translation = self._translation + change[:, 3:]
+
+    def texture(self, band: int):
+        """What each surface point shows [M] and how much that varies [M], grey levels."""
+        return _mean_texture(self._look(band))
+
+    def _look(self, band: int) -> list[_Look]:
+        return [
+            _look(bands[band], points, self._surface, self._view, rotation, translation)
+            for bands, points, rotation, translation in zip(
+                self._bands, self._points, self._rotation, self._translation, strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Surface points in one frame: brightness [M], weight [M], change of brightness with the pose [M, 6]."""
+
+    value: np.ndarray
+    weight: np.ndarray
+    jacobian: np.ndarray
+
+
+def _look(band: _Band, points, surface: Surface, view: View, rotation, translation) -> _Look:
+    rotated = points @ rotation.T
+    camera = rotated + translation
+    scale = view.focal / camera[:, 2]
+    sample = band.sample(camera[:, :2] * scale[:, None] + view.centre)
+    slope = np.empty_like(camera)
+    slope[:, 0], slope[:, 1] = sample[:, 1] * scale, sample[:, 2] * scale
+    slope[:, 2] = -(slope[:, 0] * camera[:, 0] + slope[:, 1] * camera[:, 1]) / camera[:, 2]
+    facing = -np.einsum("mj,mj->m", surface.normals @ rotation.T, camera) / np.linalg.norm(camera, axis=1)
+    weight = surface.steadiness * np.clip((facing - 0.2) / 0.4, 0, 1)
+    return _Look(sample[:, 0], weight, np.concatenate([np.cross(rotated, slope), slope], axis=1))
+
+
+def _mean_texture(looks: list[_Look]):
+    """Robust mean over the frames of what each surface point shows, and its scatter, both [M]."""
+    values, visible = np.array([look.value for look in looks]), np.array([look.weight for look in looks])
+    middle = np.median(values, axis=0)
+    scale = np.hypot(1.4826 * np.median(np.abs(values - middle), axis=0), NOISE_GREY)
+    weight = visible / (1 + ((values - middle) / (OUTLIER * scale)) ** 2) ** 2
+    return (weight * values).sum(0) / np.maximum(weight.sum(0), 1e-9), scale
+
+
+def _influence(residual, scale):
+    """Geman-McClure weight of each surface point, as inverse variance. [M]"""
+    return 1 / (1 + (residual / (OUTLIER * scale)) ** 2) ** 2 / (scale**2 * POINTS_PER_FACT)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Band-passed brightness and its two gradients [h, w, 3] of a part of the frame.
+
+    Its pixel = frame pixel * scale - corner."""
+
+    image: np.ndarray
+    scale: float
+    corner: np.ndarray
+
+    def sample(self, pixels):
+        """Brightness and gradients per frame pixel at [M, 2] pixels of the frame (centres at +0.5). [M, 3]"""
+        import cv2
+
+        where = (pixels * self.scale - self.corner - 0.5).astype(np.float32)[None]
+        return cv2.remap(self.image, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+
+
+def _bands(frame, pixels) -> list[_Band]:
+    """The frame around the face in a coarse and a fine band, at working resolutions that the face's size calls for."""
+    import cv2
+
+    size = frame.shape[0]
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    reach = 0.25 * float((high - low).max())
+    left, top = np.clip(np.floor(low - reach), 0, size - 8).astype(int)
+    right, bottom = np.clip(np.ceil(high + reach), 8, size).astype(int)
+    grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
+    side = float((high - low).max())
+    out = []
+    for points_across in (COARSE_SIDE, FINE_SIDE):
+        scale = min(1.0, points_across / side)
+        shape = (max(8, round(grey.shape[1] * scale)), max(8, round(grey.shape[0] * scale)))
+        small = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        fine = cv2.GaussianBlur(small.astype(np.float32), (0, 0), FINE_SIGMA)
+        wide = 2 * round(COARSE_SIGMA) + 1
+        band = fine - cv2.blur(cv2.blur(fine, (wide, wide)), (wide, wide))
+        slope_x = cv2.Sobel(band, cv2.CV_32F, 1, 0, ksize=3, scale=scale / 8)
+        slope_y = cv2.Sobel(band, cv2.CV_32F, 0, 1, ksize=3, scale=scale / 8)
+        out.append(_Band(cv2.merge([band, slope_x, slope_y]), scale, np.array([left, top]) * scale))
+    return out
+
+
+def _align(frame, points, surface: Surface, textures, view: View, rotation, translation):
+    """Gauss-Newton on the six pose numbers of one frame, coarse to fine, held to where it starts."""
+    start_rotation, start_translation = rotation, translation
+    camera = points @ rotation.T + translation
+    bands = _bands(frame, view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
+    hold = np.diag(POSE_SIGMA**-2.0)
+    for band, (texture, scale), steps in zip(bands, textures, ALIGN_STEPS, strict=True):
+        for _ in range(steps):
+            seen = _look(band, points, surface, view, rotation, translation)
+            residual = texture - seen.value
+            weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
+            away = np.concatenate([rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation])
+            change = np.linalg.solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
+            rotation = matrix_from_rotvec(change[:3]) @ rotation
+            translation = translation + change[3:]
+    return rotation, translation

@@ -1,0 +1,225 @@
+"""Region labels of each frame (backdrop, torso, head, inner mouth) and their compressed store.
+
+Head is the face, the hair, the ears and the neck; torso is the rest of the person. In coordinates carried by the head
+(distance from its axis, height below the chin, cm) most is decided by place: above the ears' line is head, far below
+the chin is torso. In between (neck, collar, hair on the shoulders) colour decides: each pixel goes where its colour was
+seen more often, in the sure parts of head or torso of this clip, with place as the prior. The inner mouth is the
+inner-lip contour, empty when the lips touch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from avatar.conventions import REGION_BACKGROUND, REGION_HEAD, REGION_MOUTH, REGION_TORSO
+from avatar.track.mesh import FACE_OVAL, INNER_LIPS, RIGID, mean_head
+
+HEAD_LINE_CM = ((0.0, -7.0), (8.0, -8.0), (10.0, -9.5), (14.0, -11.0), (30.0, -18.0))
+"""Distance from the head's axis and height below the chin above which a person is head, cm; so is the face's oval."""
+TORSO_LINE_CM = ((0.0, 9.0), (5.0, 7.5), (8.0, 5.0), (14.0, 1.0), (30.0, -6.0))
+"""The same for the line below which it is torso."""
+NECK_LINE_CM = ((0.0, 5.0), (4.5, 4.0), (7.0, -1.0), (10.0, -3.0), (14.0, -6.0), (30.0, -12.0))
+"""Where both are equally likely by place alone (a bare neck and a collar)."""
+PLACE_SOFTNESS_CM = 2.0
+"""Distance from that line over which place alone makes the odds e : 1."""
+COLOUR_BINS = 16
+"""Bins per axis of the colour statistics."""
+OPEN_CM = 0.12
+"""Lips further apart than this show the inner mouth."""
+
+
+@dataclass(frozen=True)
+class HeadFrame:
+    """Head-carried image coordinates of one frame."""
+
+    landmarks: Float[np.ndarray, "478 2"]
+    axis_x: Float[np.ndarray, " 2"]
+    """Image direction of the head's x axis with roll only (unit)."""
+    px_per_cm: float
+
+
+def head_frame(landmarks: Float[np.ndarray, "478 D"]) -> HeadFrame:
+    """Head-carried coordinates from a frame's landmarks (px): roll from the eyes, scale from the rigid points."""
+    points = landmarks[:, :2].astype(np.float64)
+    eyes = points[263] - points[33]
+    rigid = list(RIGID)
+    spread = np.sqrt(np.var(points[rigid], axis=0).sum() / np.var(mean_head()[rigid, :2], axis=0).sum())
+    return HeadFrame(points, eyes / max(float(np.linalg.norm(eyes)), 1e-6), float(spread))
+
+
+class ColourStatistics:
+    """How much more often each colour belongs to the head than to the torso in this clip (log odds)."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((2, COLOUR_BINS**3))
+        self._odds: np.ndarray | None = None
+
+    def add(self, frame: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "S S"], head: HeadFrame) -> None:
+        """Learns from the sure parts of one frame, whose raw person mask is given (0..255)."""
+        import cv2
+
+        side = mask.shape[0]
+        small = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
+        across, below = _head_coordinates(head, side, frame.shape[0] / side)
+        face = np.zeros((side, side), np.uint8)
+        cv2.fillPoly(face, [_fixed(head.landmarks[list(FACE_OVAL)] * (side / frame.shape[0]))], (1,), shift=4)
+        bins, person = _bins(small), mask > 230
+        for k, sure in enumerate(
+            ((face > 0) | _above(HEAD_LINE_CM, across, below), ~_above(TORSO_LINE_CM, across, below))
+        ):
+            self._counts[k] += np.bincount(bins[person & sure], minlength=COLOUR_BINS**3)
+
+    def odds(self) -> Float32[np.ndarray, " bins"]:
+        """Log odds of head against torso per colour bin.
+
+        Face and hair are always well seen, clothes often hardly (a tight crop): half of what clothes may look like is
+        left to any colour, so what the head never shows counts as clothes.
+        """
+        if self._odds is None:
+            from scipy.ndimage import gaussian_filter
+
+            cube = self._counts.reshape(2, COLOUR_BINS, COLOUR_BINS, COLOUR_BINS)
+            shares = [gaussian_filter(c / max(c.sum(), 1.0), 0.8, mode="nearest") for c in cube]
+            anything = 1 / COLOUR_BINS**3
+            odds = np.log((0.95 * shares[0] + 0.05 * anything) / (0.5 * shares[1] + 0.5 * anything))
+            self._odds = odds.clip(-3, 3).reshape(-1).astype(np.float32)
+        return self._odds
+
+
+def label_frame(
+    frame: UInt8[np.ndarray, "H W 3"], matte: UInt8[np.ndarray, "H W"], head: HeadFrame, colours: ColourStatistics
+) -> UInt8[np.ndarray, "H W"]:
+    """Region label of every pixel of a frame."""
+    import cv2
+
+    size = frame.shape[0]
+    across, below = _head_coordinates(head, size, 1.0)
+    face = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(face, [_fixed(head.landmarks[list(FACE_OVAL)])], (1,), shift=4)
+    sure = _above(HEAD_LINE_CM, across, below) | (face > 0)
+    unsure = _above(TORSO_LINE_CM, across, below) & ~sure
+    is_head = sure
+    rows = np.flatnonzero(unsure.any(axis=1))
+    if len(rows):
+        part = np.s_[rows[0] : rows[-1] + 1]
+        line = _line(NECK_LINE_CM, across[part])
+        place = ((line - below[part]) / PLACE_SOFTNESS_CM).clip(-3, 3)
+        odds = colours.odds()[_bins(frame[part])]
+        width = max(3, round(0.012 * size)) | 1
+        odds = cv2.blur(odds, (width, width), borderType=cv2.BORDER_REPLICATE) + place
+        is_head[part] |= unsure[part] & (odds > 0)
+    person = matte > 127
+    labels = np.where(person, np.uint8(REGION_TORSO), np.uint8(REGION_BACKGROUND))
+    labels[is_head & person] = REGION_HEAD
+    _drop_islands(cv2, labels)
+    mouth = inner_mouth(head.landmarks, head.px_per_cm, size)
+    labels[(mouth > 0) & person] = REGION_MOUTH
+    return labels
+
+
+def _drop_islands(cv2, labels: UInt8[np.ndarray, "H W"]) -> None:
+    """Pieces of head that do not hang together with the largest one become torso, and the other way round."""
+    for region, other in ((REGION_HEAD, REGION_TORSO), (REGION_TORSO, REGION_HEAD)):
+        count, parts, facts, _ = cv2.connectedComponentsWithStats((labels == region).view(np.uint8), connectivity=4)
+        if count <= 2:
+            continue
+        areas = facts[1:, cv2.CC_STAT_AREA]
+        # shoulders are often cut into two large pieces by the neck or a tie: only crumbs change sides
+        crumb = np.concatenate([[False], areas < 0.02 * areas.max()])
+        labels[crumb[parts]] = other
+
+
+def _head_coordinates(head: HeadFrame, side: int, step: float):
+    """Distance from the head's axis and height below the chin of every pixel, cm. Two [side, side] float32."""
+    down = np.array([-head.axis_x[1], head.axis_x[0]])
+    oval = head.landmarks[list(FACE_OVAL)]
+    chin = oval[(oval @ down).argmax()]
+    chin = chin + head.axis_x * float((oval.mean(axis=0) - chin) @ head.axis_x)  # on the face's axis
+    grid = ((np.arange(side) + 0.5) * step).astype(np.float32)
+    scale = np.float32(1 / head.px_per_cm)
+    x, y = (grid[None, :] - np.float32(chin[0])) * scale, (grid[:, None] - np.float32(chin[1])) * scale
+    axis, below = head.axis_x.astype(np.float32), down.astype(np.float32)
+    return np.abs(x * axis[0] + y * axis[1]), x * below[0] + y * below[1]
+
+
+def _line(line, across):
+    reach, height = np.array(line, dtype=np.float32).T
+    table = np.interp(np.arange(0, 40, 0.25), reach, height).astype(np.float32)
+    return table[np.minimum(across * 4, len(table) - 1).astype(np.intp)]
+
+
+def _above(line, across, below):
+    return below < _line(line, across)
+
+
+def _bins(frame: UInt8[np.ndarray, "H W 3"]):
+    """Index of each pixel's colour bin. [H, W]"""
+    part = (frame >> 4).astype(np.intp)
+    return (part[..., 0] * COLOUR_BINS + part[..., 1]) * COLOUR_BINS + part[..., 2]
+
+
+def inner_mouth(landmarks: Float[np.ndarray, "478 2"], px_per_cm: float, size: int) -> UInt8[np.ndarray, "H W"]:
+    """1 inside the inner-lip contour, all 0 when the lips touch."""
+    import cv2
+
+    mask = np.zeros((size, size), np.uint8)
+    gap = np.linalg.norm(landmarks[[81, 13, 311]] - landmarks[[178, 14, 402]], axis=1).mean()
+    if gap > OPEN_CM * px_per_cm:
+        cv2.fillPoly(mask, [_fixed(landmarks[list(INNER_LIPS)])], (1,), shift=4)
+    return mask
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    """Pixel positions (centres at +0.5) as OpenCV's fixed-point integers (centres at 0) with 4 fractional bits."""
+    return ((points - 0.5) * 16).round().astype(np.int32)
+
+
+class StoredRegions:
+    """Region labels and mattes of a clip, each frame compressed on its own and decoded when asked for."""
+
+    def __init__(self, blob: UInt8[np.ndarray, " B"], offsets: np.ndarray, size: int) -> None:
+        if len(offsets) % 2 == 0 or offsets[-1] != len(blob) or np.any(np.diff(offsets) < 0):
+            raise ValueError("the region offsets do not fit the data")
+        self.blob, self.offsets, self.size = blob, offsets, size
+
+    def __len__(self) -> int:
+        return len(self.offsets) // 2
+
+    def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """REGION_* label of each pixel."""
+        return self._part(2 * index)
+
+    def matte(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Soft person mask, 0 = backdrop, 255 = person."""
+        return self._part(2 * index + 1)
+
+    def _part(self, part: int) -> UInt8[np.ndarray, "H W"]:
+        if not 0 <= part < len(self.offsets) - 1:
+            raise IndexError(part // 2)
+        raw = zlib.decompress(self.blob[self.offsets[part] : self.offsets[part + 1]].tobytes())
+        return np.frombuffer(raw, dtype=np.uint8).reshape(self.size, self.size)
+
+
+class RegionWriter:
+    """Compresses regions frame by frame."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._blobs: list[bytes] = []
+
+    def add(self, labels: UInt8[np.ndarray, "H W"], matte: UInt8[np.ndarray, "H W"]) -> None:
+        """Stores the next frame."""
+        for image in (labels, matte):
+            if image.shape != (self._size, self._size) or image.dtype != np.uint8:
+                raise ValueError(f"regions must be uint8 of side {self._size}")
+            self._blobs.append(zlib.compress(np.ascontiguousarray(image).tobytes(), 3))
+
+    def finish(self) -> StoredRegions:
+        """The finished store."""
+        offsets = np.concatenate([[0], np.cumsum([len(b) for b in self._blobs])]).astype(np.int64)
+        blob = np.frombuffer(b"".join(self._blobs), dtype=np.uint8)
+        return StoredRegions(blob, offsets, self._size)

@@ -1,0 +1,228 @@
+"""The tracking stage, read from top to bottom: `track()` turns a Capture into a Track.
+
+Frames are read one at a time and three times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
+align the head to its own texture, and for what needs the head's place (regions, torso). Only
+landmarks and compressed masks stay in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avatar.errors import UserError
+from avatar.geometry import rigid
+from avatar.progress import SILENT, Reporter
+from avatar.track.backdrop import BackdropBuilder, Plate
+from avatar.track.coefficients import solve_coefficients, steady_coefficients
+from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
+from avatar.track.files import save_track
+from avatar.track.matte import refine_matte, steadied
+from avatar.track.photometric import refine_poses
+from avatar.track.prior import landmark_prior
+from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
+from avatar.track.smooth import bridge, whittaker
+from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
+from avatar.track.torso import TorsoTracker, lift_motion
+from avatar.types import Camera, Capture, Finding, Track
+
+LEAST_FACE_SHARE = 0.5
+"""A clip with a face in fewer frames than this cannot become an avatar."""
+POSE_CUTOFF_HZ = 7.0
+"""Head motion above this is noise: on real clips 8 Hz fits the pictures as well as no smoothing, 5 Hz worse."""
+TORSO_CUTOFF_HZ = 5.0
+TORSO_SCALE_CUTOFF_HZ = 1.5
+"""Leaning is slow; the scale of the torso is its least certain number."""
+
+
+@dataclass(frozen=True)
+class _FirstPass:
+    """What the first reading of the frames leaves in memory."""
+
+    landmarks: np.ndarray
+    valid: np.ndarray
+    masks: MaskStore
+    plate: Plate
+    colours: ColourStatistics
+    coefficients: np.ndarray | None
+
+
+def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landmarker: Path | None = None) -> Track:
+    """Tracks the person of a clip and writes the result to `path` (whole or not at all).
+
+    Args:
+        capture: the decoded clip.
+        path: the track file to write.
+        reporter: says what happens and shows progress.
+        face_landmarker: Google's face_landmarker.task; its coefficients are used where given.
+
+    Raises:
+        UserError: no face, a face in too few frames, two people, no mediapipe, an unusable model file.
+    """
+    if face_landmarker is not None:
+        check_landmarker(face_landmarker)
+    first = _detect(capture, reporter, face_landmarker)
+    valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
+    solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
+    aligned = _photometric(capture, solution, valid, reporter)
+    camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
+    poses = smooth_poses(_spread(aligned, valid), times, valid, POSE_CUTOFF_HZ)
+    camera_from_head = rigid(poses.rotation, poses.translation)
+    coefficients = _coefficients(first, times)
+    landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
+    reference = _reference_frame(camera_from_head, coefficients, valid)
+    regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
+    result = Track(
+        camera=camera,
+        times=times,
+        valid=valid,
+        camera_from_head=camera_from_head,
+        camera_from_torso=torso,
+        coefficients=coefficients.astype(np.float32),
+        landmarks=landmarks.astype(np.float32),
+        neutral=solution.head.neutral.astype(np.float32),
+        regions=regions,
+        backdrop=first.plate.colour,
+        reference_frame=reference,
+        findings=_findings(times, valid),
+    )
+    save_track(result, path)
+    return result
+
+
+def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> _FirstPass:
+    """First reading of the frames: networks, backdrop samples, colours of head and clothes."""
+    count, size = len(capture.frames), capture.size
+    landmarks = np.zeros((count, 478, 3), np.float32)
+    valid = np.zeros(count, bool)
+    coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
+    faces: list[int] = []
+    masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
+    mesh, person = FaceMesh(), PersonMask()
+    landmarker = Landmarker(face_landmarker) if face_landmarker else None
+    sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
+    try:
+        with reporter.bar("finding the face", count) as bar:
+            for i in range(count):
+                frame = capture.frames[i]
+                found = mesh(frame)
+                faces.append(found.faces)
+                masks.append(person(frame))
+                backdrop.add(i, frame, masks[i])
+                if found.landmarks is not None:
+                    landmarks[i], valid[i] = found.landmarks, True
+                    if i in sampled:
+                        colours.add(frame, masks[i], head_frame(found.landmarks))
+                if landmarker is not None and coefficients is not None:
+                    scores = landmarker(frame)
+                    valid[i] &= scores is not None
+                    coefficients[i] = 0 if scores is None else scores
+                bar.advance()
+    finally:
+        for network in (mesh, person, landmarker):
+            if network is not None:
+                network.close()
+    _check_faces(np.asarray(capture.times), valid, faces)
+    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients)
+
+
+def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
+    if not valid.any():
+        raise UserError("There is no face in this clip: film one person from the front, with the face well lit.")
+    if second_person(faces, valid):
+        raise UserError("There are two people in this clip: crop or film it so that only one face is seen.")
+    if valid.mean() < LEAST_FACE_SHARE or valid.sum() < 3:
+        raise UserError(
+            f"There is a face in only {valid.mean():.0%} of this clip ({_gaps(times, valid)}): "
+            "cut those parts out or film it again."
+        )
+
+
+def _gaps(times: np.ndarray, valid: np.ndarray) -> str:
+    """'no face in 3.2-5.0 s, 7.0-7.4 s' (at most five stretches named)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~valid).astype(int), [0]])))
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    spans = [f"{times[a]:.1f}-{times[b - 1] + step:.1f}" for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
+    return "no face in " + ", ".join(spans[:5]) + " s" + more
+
+
+def _findings(times: np.ndarray, valid: np.ndarray) -> tuple[Finding, ...]:
+    return () if valid.all() else (Finding("warning", f"{_gaps(times, valid)}; the motion there is bridged"),)
+
+
+def _spread(poses: Poses, valid: np.ndarray) -> Poses:
+    """Poses of the valid frames put back among all frames (identity elsewhere)."""
+    count = len(valid)
+    rotation = np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
+    translation = np.zeros((count, 3))
+    expression = np.zeros((count, poses.expression.shape[1]))
+    rotation[valid], translation[valid], expression[valid] = poses.rotation, poses.translation, poses.expression
+    return Poses(rotation, translation, expression)
+
+
+def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter) -> Poses:
+    """Second reading of the frames: poses aligned to the person's own texture."""
+    indices = np.flatnonzero(valid)
+    with reporter.bar("aligning the head", len(indices)) as bar:
+        return refine_poses(
+            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, solution.poses, bar.advance
+        )
+
+
+def _coefficients(first: _FirstPass, times: np.ndarray) -> np.ndarray:
+    if first.coefficients is not None:
+        return steady_coefficients(first.coefficients, times, first.valid)
+    raw = np.zeros((len(times), 52), np.float32)
+    raw[first.valid] = solve_coefficients(first.landmarks[first.valid])
+    return steady_coefficients(raw, times, first.valid)
+
+
+def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, valid: np.ndarray) -> int:
+    """A frame near the median pose with open eyes and a rather closed mouth."""
+    from avatar.conventions import BLENDSHAPE_INDEX as index
+
+    motion = np.concatenate(
+        [camera_from_head[:, :3, 2], camera_from_head[:, :3, 0], camera_from_head[:, :3, 3] / 10], 1
+    )
+    away = np.linalg.norm(motion - np.median(motion[valid], axis=0), axis=1)
+    away = away / (np.median(away[valid]) + 1e-9)
+    blink = coefficients[:, [index["eyeBlinkLeft"], index["eyeBlinkRight"]]].mean(1)
+    blink = blink - np.percentile(blink[valid], 20)
+    jaw = coefficients[:, index["jawOpen"]]
+    score = away + 6 * np.maximum(blink, 0) + 4 * jaw + 1e9 * ~valid
+    return int(np.argmin(score))
+
+
+def _regions_and_torso(capture, first: _FirstPass, camera, camera_from_head, landmarks, reference: int, reporter):
+    """Third reading of the frames: matte, labels, torso motion."""
+    count, size = len(capture.frames), capture.size
+
+    def regions_of(i: int, frame):
+        matte = refine_matte(frame, steadied(first.masks, i), first.plate)
+        return label_frame(frame, matte, head_frame(landmarks[i]), first.colours), matte
+
+    frame = capture.frames[reference]
+    labels, _ = regions_of(reference, frame)
+    tracker = TorsoTracker(frame, labels == 1)
+    writer = RegionWriter(size)
+    motion, agreement = np.zeros((count, 4)), np.zeros(count)
+    with reporter.bar("regions and torso", count) as bar:
+        for i in range(count):
+            frame = capture.frames[i]
+            writer.add(*regions_of(i, frame))
+            motion[i], agreement[i] = tracker(frame)
+            bar.advance()
+    times = np.asarray(capture.times, dtype=np.float64)
+    trust = np.clip(agreement, 0.05, 1)
+    smoothed = whittaker(motion, times, TORSO_CUTOFF_HZ, trust)
+    smoothed[:, :1] = whittaker(motion[:, :1], times, TORSO_SCALE_CUTOFF_HZ, trust)
+    smoothed -= smoothed[reference]
+    torso_depth = float(camera_from_head[reference, 2, 3])
+    lifted = lift_motion(smoothed, tracker.centre, torso_depth, camera)
+    return writer.finish(), lifted @ camera_from_head[reference]
+
+
+__all__ = ["StoredRegions", "track"]

@@ -1,0 +1,142 @@
+"""Torso motion: how the shoulders and the collar move in the picture, lifted to a rigid motion in space.
+
+Every frame is matched to the one reference frame (so nothing drifts) by dense optical flow inside the torso region,
+after undoing the motion found for the frame before; a similarity (shift, roll, scale) is fitted robustly, textured
+pixels counting most. It becomes a rigid motion of the canonical space at the torso's depth whose projection is that
+similarity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from avatar.geometry import matrix_from_rotvec, rigid, unproject
+from avatar.types import Camera
+
+FLOW_SIDE = 256
+"""Frames are matched at this size, px: the fit averages thousands of pixels, so finer frames add nothing."""
+ROUNDS = 2
+"""Flow, fit and warp this often per frame."""
+MOST_POINTS = 4000
+"""Torso pixels that take part in the fit."""
+FIT_ITERATIONS = 6
+_COMPLEX = np.array([1, 1j])
+
+
+class TorsoTracker:
+    """Similarity motion of the torso from the reference frame to each streamed frame.
+
+    Motions are [4]: a, b, dx, dy with x' = (1 + a) x - b y + dx, y' = b x + (1 + a) y + dy in frame widths around the
+    torso's centre.
+    """
+
+    def __init__(self, frame: UInt8[np.ndarray, "H W 3"], torso: Bool[np.ndarray, "H W"]) -> None:
+        import cv2
+
+        self._cv2 = cv2
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._reference = self._grey(frame)
+        region = cv2.resize(torso.astype(np.uint8), (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA)
+        region = cv2.erode(region, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE) > 0
+        grid = (np.arange(FLOW_SIDE) + 0.5) / FLOW_SIDE
+        self.usable = int(region.sum()) > 200
+        ys, xs = np.nonzero(region)
+        if len(ys) > MOST_POINTS:
+            few = np.random.default_rng(0).choice(len(ys), MOST_POINTS, replace=False)
+            ys, xs = ys[few], xs[few]
+        self.centre = np.array([grid[xs].mean(), grid[ys].mean()]) if self.usable else np.array([0.5, 0.9])
+        self._points = np.stack([grid[xs], grid[ys]], axis=1) - self.centre
+        self._index = (ys, xs)
+        self._texture = self._structure()[ys, xs]
+        self._motion = np.zeros(4)
+
+    def __call__(self, frame: UInt8[np.ndarray, "H W 3"], start: Float[np.ndarray, " 4"] | None = None):
+        """Motion of the torso in `frame` [4] and the share of pixels that agree with it (0..1)."""
+        if not self.usable:
+            return np.zeros(4), 0.0
+        cv2 = self._cv2
+        grey = self._grey(frame)
+        motion = self._motion if start is None else start
+        agreement = 0.0
+        for _ in range(ROUNDS):
+            warped = cv2.warpAffine(
+                grey, self._pixel_matrix(motion), (FLOW_SIDE, FLOW_SIDE),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+            )  # fmt: skip
+            flow = self._flow.calc(self._reference, warped, None)[self._index] / FLOW_SIDE
+            landed = apply_motion(motion, self._points + flow)
+            motion, agreement = _fit(self._points, landed, self._texture)
+        self._motion = motion
+        return motion, agreement
+
+    def restart(self) -> None:
+        """Forgets the previous frame (before running backwards from the reference, say)."""
+        self._motion = np.zeros(4)
+
+    def _grey(self, frame):
+        cv2 = self._cv2
+        small = cv2.resize(frame, (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA)
+        return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+    def _pixel_matrix(self, motion):
+        """2x3 OpenCV matrix of a motion, in pixels of the flow image with centres at 0."""
+        a, b, dx, dy = motion
+        linear = np.array([[1 + a, -b], [b, 1 + a]])
+        centre = self.centre * FLOW_SIDE - 0.5
+        shift = centre + np.array([dx, dy]) * FLOW_SIDE - linear @ centre
+        return np.concatenate([linear, shift[:, None]], axis=1)
+
+    def _structure(self):
+        """Smaller eigenvalue of the structure tensor: how well flow is determined. [H, W]"""
+        cv2 = self._cv2
+        value = cv2.cornerMinEigenVal(self._reference, 7, ksize=3)
+        return value / (value + np.percentile(value, 80) + 1e-12) + 0.02
+
+
+def apply_motion(motion: Float[np.ndarray, " 4"], points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:
+    """Points (frame widths, around the torso's centre) carried by a similarity motion."""
+    a, b, dx, dy = motion
+    return points @ np.array([[1 + a, b], [-b, 1 + a]]) + np.array([dx, dy])
+
+
+def lift_motion(
+    motion: Float[np.ndarray, "N 4"], centre: Float[np.ndarray, " 2"], depth_cm: float, camera: Camera
+) -> Float[np.ndarray, "N 4 4"]:
+    """Rigid motions in camera space whose projection at `depth_cm` is the similarity in the picture.
+
+    Args:
+        motion: [N, 4] as `TorsoTracker` gives it.
+        centre: [2] the torso's centre in frame widths.
+        depth_cm: z of the torso in the reference frame.
+        camera: the clip's camera.
+    """
+    width = camera.width
+    scale = np.hypot(1 + motion[:, 0], motion[:, 1])
+    roll = np.arctan2(motion[:, 1], 1 + motion[:, 0])
+    rotation = matrix_from_rotvec(np.stack([np.zeros_like(roll), np.zeros_like(roll), roll], axis=1))
+    before = unproject(camera, centre[None] * width, np.array([depth_cm]))
+    after = unproject(camera, (centre + motion[:, 2:]) * width, depth_cm / scale)
+    return rigid(rotation, after - (rotation @ before[0]))
+
+
+def _fit(source, target, texture):
+    """Robust similarity from `source` to `target` points: Geman-McClure on a scale that shrinks to the residuals.
+
+    In complex numbers a similarity is z -> alpha z + beta, whose weighted least squares has a closed form.
+    """
+    start, end = source @ _COMPLEX, target @ _COMPLEX
+    weight = texture
+    alpha, beta, residual = 1.0 + 0j, 0j, np.zeros(len(start))
+    for _ in range(FIT_ITERATIONS):
+        total = weight.sum()
+        mean_start, mean_end = (weight @ start) / total, (weight @ end) / total
+        local = start - mean_start
+        weighted = weight * local.conj()
+        alpha = (weighted @ (end - mean_end)) / max((weighted @ local).real, 1e-12)
+        beta = mean_end - alpha * mean_start
+        residual = np.abs(end - alpha * start - beta)
+        scale = max(1.5 * float(np.median(residual)), 0.25 / FLOW_SIDE)
+        weight = texture / (1 + (residual / (2 * scale)) ** 2) ** 2
+    motion = np.array([alpha.real - 1, alpha.imag, beta.real, beta.imag])
+    return motion, float(np.mean(residual < 1.0 / FLOW_SIDE))

@@ -1,0 +1,89 @@
+"""Checkpoints: one safetensors file with everything that the next step depends on.
+
+Random choices are functions of the seed and the step number, so no generator state needs keeping, and a resumed run
+continues to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from avatar.conventions import BRANCHES
+from avatar.errors import UserError, one_line
+from avatar.files import save_tensors
+from avatar.model import AvatarModel, Branch
+
+if TYPE_CHECKING:
+    from avatar.train.loop import Trainer
+
+FORMAT = 1
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def checkpoint_path(run_folder: Path) -> Path:
+    """Where a run keeps its newest checkpoint."""
+    return run_folder / "checkpoints" / "last.safetensors"
+
+
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Writes the trainer's whole state, replacing the checkpoint before it."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    tensors |= {f"corrections.{k}": v for k, v in trainer.corrections.state_dict().items()}
+    tensors["grad_sink"] = trainer.grad_sink
+    for group in trainer.optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            state = trainer.optimizer.state.get(parameter)
+            if state:
+                tensors |= {f"adam.{group['name']}.{i}.{key}": state[key] for key in MOMENTS}
+    save_tensors(path, tensors, {"format": str(FORMAT), "step": str(trainer.step), "loss": json.dumps(trainer.curve)})
+
+
+def load_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Puts a trainer that was built with the same settings back to where the checkpoint left it.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"There is nothing to resume: {path} does not exist; run again without --resume.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != str(FORMAT):
+            raise ValueError(f"format {metadata.get('format')}")
+        _restore(trainer, tensors)
+        trainer.step, trainer.curve = int(metadata["step"]), json.loads(metadata["loss"])
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The checkpoint {path} is damaged ({one_line(error)}); run again without --resume to start over."
+        ) from None
+
+
+def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    model: AvatarModel = trainer.model
+    for name in BRANCHES:
+        bases = tensors[f"model.branches.{name}.bases"]
+        model.branches[name] = Branch(bases.shape[1], bases.shape[0]).to(trainer.device)
+    model.load_state_dict(_under("model.", tensors))
+    trainer.corrections.load_state_dict(_under("corrections.", tensors))
+    trainer.grad_sink = tensors["grad_sink"].to(trainer.device)
+    trainer.optimizer = trainer.new_optimizer()
+    for group in trainer.optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            prefix = f"adam.{group['name']}.{i}."
+            if prefix + "step" in tensors:
+                moments = {key: tensors[prefix + key] for key in MOMENTS}
+                trainer.optimizer.state[parameter] = {
+                    key: value.clone().to(parameter.device if key != "step" or parameter.is_cuda else "cpu")
+                    for key, value in moments.items()
+                }
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,113 @@
+// What the instruction-set specific kernels (kernels.inl, ssim.inl) are given, and the table through which they are
+// called. Plain data only: this header is shared between translation units with different instruction sets.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace avatar {
+
+// A tile is 8 x 16 px: 8 px are one AVX2 register, so a row's lanes keep their dx for the whole tile, and few tiles per
+// splat mean few reductions in backward. Only the rows that a splat reaches are computed.
+constexpr int kTileW = 8, kTileH = 16;
+constexpr int kMaxChannels = 8;
+constexpr int kChunk = 512;       // splats per unit of work in projection
+constexpr int kPoseGrads = 28;    // 2 poses x 12, then fx, fy, cx, cy
+
+// Record of a projected splat: x, y, a, b, c, log2_opacity, -b / (2 a), unused, then the padded colour.
+constexpr int kRecordGeometry = 8;
+// Gradient of one splat from one tile: sums over pixels of p, p dx, p dx^2, p dy, p dx dy, p dy^2 with
+// p = d loss / d log2(alpha) / ln 2, then the colour's gradient.
+constexpr int kMoments = 6;
+
+// Channel counts are compiled for 1, 3, 4 and 8; others use the next larger.
+constexpr int compiled_channels(int channels) { return channels <= 1 ? 1 : channels <= 3 ? 3 : channels <= 4 ? 4 : 8; }
+constexpr int record_stride(int channels) { return kRecordGeometry + (compiled_channels(channels) > 4 ? 8 : 4); }
+constexpr int partial_stride(int channels) { return (kMoments + compiled_channels(channels) + 3) / 4 * 4; }
+
+using GroupMask = uint16_t;  // a tile has kTileH rows in groups of one or two
+
+struct Box { int32_t x0, y0, x1, y1; };  // px, inclusive; x1 < x0 when invisible
+
+// Arrays are contiguous, shapes as in avatar.raster.rasterize.
+template <class S> struct Scene {
+    const S *means, *quats, *log_scales, *opacity_logits, *colors, *skin, *poses, *intrinsics;
+    int batch, splats, channels, width, height;
+};
+
+template <class S> struct ProjectJob {
+    Scene<S> scene;
+    S* records;   // batch * splats * record_stride
+    S* depths;    // batch * splats, valid where visible
+    Box* boxes;   // batch * splats
+};
+
+// Which splats every tile sees, front to back.
+struct TileLists {
+    int tiles_x, tiles_y;
+    const int32_t* tile_start;    // batch * tiles + 1 offsets into `splat`
+    const int32_t* splat;         // index of the record
+    GroupMask* groups;            // per entry: bit g set when the splat adds to row group g of the tile (written by forward)
+};
+
+template <class S> struct BlendJob {
+    Scene<S> scene;
+    TileLists lists;
+    const S* records;
+    S *image, *alpha;             // outputs of forward, inputs of backward
+    const S *v_image, *v_alpha;   // backward only
+    S* partials;                  // backward only: entries * partial_stride
+};
+
+template <class S> struct ProjectBackwardJob {
+    Scene<S> scene;
+    const S *records, *partials;
+    const GroupMask* groups;
+    const int32_t *slot_start;    // batch * splats + 1 offsets into `slot_entry`
+    const int32_t *slot_entry;    // a splat's entries of the tile lists
+    S *v_means, *v_quats, *v_log_scales, *v_opacity_logits, *v_colors, *v_skin;  // v_skin: (batch, splats)
+    S* v_pose_chunks;             // kPoseGrads per chunk
+    S* v_mean2d;                  // (batch, splats, 2) or null
+};
+
+template <class S> struct SsimJob {
+    const S *image, *target, *weights;
+    int batch, height, width, channels;
+    S* v_image;          // d (sum of weights * ssim) / d image, or null
+    double* band_sums;   // two per band: weighted absolute error, weighted SSIM
+};
+constexpr int kSsimHalf = 5;    // window of 11
+constexpr int kSsimBand = 32;   // output rows per unit of work
+
+template <class S> struct LossBackwardJob {
+    const S *image, *target, *weights, *v_ssim_image;
+    int channels;  // at most kMaxChannels
+    S v_l1, v_ssim;
+    S* v_image;
+};
+
+template <class S> struct Kernels {
+    const char* name;
+    // chunk = image * chunks_per_image + block of kChunk splats
+    void (*project)(const ProjectJob<S>&, int chunk);
+    void (*blend)(const BlendJob<S>&, int tile);            // tile = image * tiles + index
+    void (*blend_backward)(const BlendJob<S>&, int tile);
+    void (*project_backward)(const ProjectBackwardJob<S>&, int chunk);
+    void (*ssim)(const SsimJob<S>&, int band, S* scratch);  // band = image * bands_per_image + index
+    void (*l1_ssim_backward)(const LossBackwardJob<S>&, int64_t first_pixel, int64_t last_pixel);
+};
+
+extern const Kernels<float> kKernelsBaseline;
+extern const Kernels<double> kKernelsDouble;
+#if defined(__x86_64__)
+extern const Kernels<float> kKernelsAvx2, kKernelsAvx512;
+#endif
+
+inline int chunks_per_image(int splats) { return (splats + kChunk - 1) / kChunk; }
+inline int bands_per_image(int height) { return (height + kSsimBand - 1) / kSsimBand; }
+// Three derivative maps and the intermediate rows of one band.
+inline size_t ssim_scratch(int width, int channels) {
+    const size_t row = static_cast<size_t>(width + 2 * kSsimHalf) * channels + 64;
+    return row * (4 * (kSsimBand + 4 * kSsimHalf) + 3 * (kSsimBand + 2 * kSsimHalf) + 8);
+}
+
+}  // namespace avatar

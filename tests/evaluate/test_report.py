@@ -1,0 +1,383 @@
+"""The report page and its JSON: complete, self-contained, escaped; plots; pictures; head angles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_BLENDSHAPES
+from avatar.errors import UserError
+from avatar.evaluate.metrics import Scores, compare_coefficients, representative_frames
+from avatar.evaluate.pictures import crop_square, error_map, jpeg_uri
+from avatar.evaluate.report import report_dict, write_report
+from avatar.evaluate.report_data import (
+    HeldOutFrame,
+    MouthCrop,
+    Report,
+    head_angles,
+    most_moving,
+    motion_plots,
+    speech_plots,
+)
+from avatar.evaluate.svg_plot import MAX_POINTS, Plot, Series, line_plot
+from avatar.types import Camera, Finding, Provenance, Track
+
+
+def drawn_face(opening: float, shift: float, size: int, blur: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn head and shoulders and its region labels; `opening` 0..1, `shift` in px."""
+    picture, labels = Image.new("RGB", (size, size), (126, 142, 150)), Image.new("L", (size, size), 0)
+    draw, mark = ImageDraw.Draw(picture), ImageDraw.Draw(labels)
+
+    def ellipse(x: float, y: float, w: float, h: float, colour: tuple[int, int, int], label: int) -> None:
+        box = tuple(size * v for v in (x - w, y - h, x + w, y + h))
+        box = (box[0] + shift, box[1], box[2] + shift, box[3])
+        draw.ellipse(box, fill=colour)
+        mark.ellipse(box, fill=label)
+
+    ellipse(0.5, 1.05, 0.42, 0.32, (52, 62, 92), 1)
+    ellipse(0.5, 0.42, 0.23, 0.30, (66, 44, 32), 2)
+    ellipse(0.5, 0.47, 0.19, 0.26, (222, 178, 152), 2)
+    for eye in (0.42, 0.58):
+        ellipse(eye, 0.42, 0.035, 0.018, (245, 245, 245), 2)
+        ellipse(eye, 0.42, 0.014, 0.016, (60, 80, 90), 2)
+    ellipse(0.5, 0.60, 0.075, 0.02 + 0.04 * opening, (178, 86, 84), 2)
+    ellipse(0.5, 0.60, 0.055, 0.004 + 0.035 * opening, (70, 22, 26), 3)
+    stripes = np.random.default_rng(3).integers(-9, 9, (size, size, 1))
+    image = np.clip(np.asarray(picture).astype(int) + stripes, 0, 255).astype(np.uint8)
+    if blur:
+        image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(blur)))
+    return image, np.asarray(labels)
+
+
+def example_track(frames: int = 300) -> Track:
+    times = np.arange(frames) / 25
+    random = np.random.default_rng(5)
+    coefficients = np.zeros((frames, 52), np.float32)
+    coefficients[:, BLENDSHAPE_INDEX["jawOpen"]] = 0.25 + 0.25 * np.sin(9 * times) * np.sin(1.3 * times)
+    coefficients[:, BLENDSHAPE_INDEX["mouthSmileLeft"]] = 0.3 + 0.15 * np.sin(0.7 * times)
+    coefficients[:, BLENDSHAPE_INDEX["mouthSmileRight"]] = 0.3 + 0.1 * np.sin(0.7 * times)
+    coefficients[:, BLENDSHAPE_INDEX["mouthFunnel"]] = 0.15 + 0.12 * np.cos(7 * times)
+    blink = (np.mod(times, 2.7) < 0.16) * 0.9
+    coefficients[:, BLENDSHAPE_INDEX["eyeBlinkLeft"]] = blink
+    coefficients[:, BLENDSHAPE_INDEX["browInnerUp"]] = 0.1 + 0.08 * np.sin(0.4 * times)
+    coefficients += 0.01 * random.random((frames, 52)).astype(np.float32)
+    pose = np.tile(np.diag([1.0, -1.0, -1.0, 1.0]), (frames, 1, 1))
+    yaw = np.radians(9) * np.sin(0.8 * times)
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    pose[:, 0, 0], pose[:, 0, 2], pose[:, 2, 0], pose[:, 2, 2] = cos, sin, sin, -cos
+    pose[:, :3, 3] = np.stack((0.8 * np.sin(0.5 * times), 0.3 * np.cos(times), 60 + 0.5 * np.sin(0.3 * times)), 1)
+    return Track(
+        camera=Camera(600.0, 128.0, 128.0, 256, 256),
+        times=times,
+        valid=np.ones(frames, bool),
+        camera_from_head=pose,
+        camera_from_torso=pose,
+        coefficients=coefficients,
+        landmarks=np.zeros((frames, 478, 2), np.float32),
+        neutral=np.zeros((478, 3), np.float32),
+        regions=_NoRegions(),
+        backdrop=np.zeros((256, 256, 3), np.uint8),
+        reference_frame=0,
+    )
+
+
+class _NoRegions:
+    def __len__(self) -> int:
+        return 0
+
+    def labels(self, index: int) -> np.ndarray:
+        raise IndexError(index)
+
+    def matte(self, index: int) -> np.ndarray:
+        raise IndexError(index)
+
+
+def example_report(size: int = 64, frames: int = 12, name: str = "example") -> Report:
+    """A full report on drawn frames; every number in it is measured on them."""
+    rows, shown = {row: Scores() for row in ("tracked", "refined", "speech")}, []
+    for k in range(frames):
+        opening = 0.5 + 0.5 * np.sin(k)
+        truth, labels = drawn_face(opening, 0, size)
+        images = {
+            "tracked": drawn_face(opening, 0.012 * size * np.sin(2 * k) ** 2, size, 0.9)[0],
+            "refined": drawn_face(opening, 0, size, 0.8)[0],
+            "speech": drawn_face(0.6 * opening, 0.012 * size * np.sin(2 * k) ** 2, size, 0.9)[0],
+        }
+        for row, image in images.items():
+            rows[row].add(image, truth, labels)
+        shown.append((truth, images))
+    results = {row: scores.result() for row, scores in rows.items()}
+    results["tracked"]["lmd"], results["speech"]["lmd"] = 0.71, 1.64
+    results["speech"]["notes"] = ["lmd leaves out 1 of 12 frames in which no face was detected"]
+    per_frame, number = results["tracked"]["per_frame"], 273
+    box = (int(0.4 * size), int(0.5 * size), int(0.2 * size))
+    pictures = tuple(
+        HeldOutFrame(number + k, label, per_frame[k], shown[k][0], shown[k][1]["tracked"])
+        for label, k in representative_frames(per_frame).items()
+    )
+    mouths = tuple(
+        MouthCrop(number + k, *(crop_square(i, box) for i in (truth, images["tracked"], images["speech"])))
+        for k, (truth, images) in enumerate(shown[:8])
+    )
+    track = example_track()
+    held = track.times >= 10.92
+    columns = [BLENDSHAPE_INDEX[n] for n in MOUTH_BLENDSHAPES]
+    true = track.coefficients[held][:, columns]
+    heard = np.clip(0.7 * true + 0.05 * np.sin(20 * track.times[held])[:, None], 0, 1)
+    steps = np.arange(0, 1501, 10)
+    curves = (
+        Plot("Loss", "steps", "L1 + D-SSIM", (Series("loss", steps, 0.03 + 0.3 * np.exp(-steps / 200)),), log_y=True),
+        Plot(
+            "PSNR while training", "steps", "dB",
+            (Series("training", steps, 32 - 14 * np.exp(-steps / 250)),
+             Series("held out", steps, 30.4 - 13 * np.exp(-steps / 230))),
+        ),
+    )  # fmt: skip
+    return Report(
+        name=name,
+        rows=results,
+        size=size,
+        frame_times=np.arange(frames) / 25 + 10.92,
+        provenance=Provenance(
+            source_name="interview take 3.mp4", source_sha256="9f" * 32, tool_version="0.1.0",
+            created="2025-03-09T14:22:05Z",
+        ),
+        device="CPU, 2 threads, AVX2",
+        seconds={"capture": 6.1, "track": 21.4, "speech": 1.2, "train": 171.8, "speech model": 24.9, "evaluate": 9.3},
+        seconds_fit=234.7,
+        settings={"size": size, "train": {"steps": 1500, "losses": {"dssim": 0.2, "mouth_weight": 3.0}}},
+        facts={"Gaussians": 14000, "avatar file": "7.9 MB"},
+        findings=(
+            Finding("note", "The head turns by at most 11 degrees; views beyond that are guessed."),
+            Finding("warning", "No face was found from 3.2 s to 3.6 s; those frames were not trained on."),
+        ),
+        curves=curves,
+        motion=motion_plots(track, held_out_from=10.92),
+        speech=compare_coefficients(heard, true),
+        speech_curves=speech_plots(track.times[held], heard, true, MOUTH_BLENDSHAPES),
+        frames=pictures,
+        mouths=mouths,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return example_report()
+
+
+@pytest.fixture(scope="module")
+def written(report, tmp_path_factory) -> tuple[dict, str]:
+    folder = tmp_path_factory.mktemp("report") / "run"
+    json_path, html_path = write_report(report, folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json"]  # nothing half-written is left
+    return json.loads(json_path.read_text()), html_path.read_text()
+
+
+class _Page(HTMLParser):
+    """Collects addresses, and checks that elements close in order."""
+
+    VOID = ("meta", "img", "i-none")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_json_has_the_documented_keys(written, report):
+    values, _ = written
+    tracked = report.rows["tracked"]
+    for key in ("psnr", "ssim", "head", "mouth", "torso", "background"):
+        assert values[key] == pytest.approx(tracked[key], abs=1e-6)
+    assert (values["lmd"], values["frames"], values["seconds_fit"]) == (0.71, 12, 234.7)
+    assert values["device"] == "CPU, 2 threads, AVX2"
+    assert list(values["rows"]) == ["tracked", "refined", "speech"]
+    assert len(values["rows"]["tracked"]["per_frame"]) == len(values["times"]) == 12
+    assert values["settings"]["train"]["losses"]["dssim"] == 0.2
+    assert values["curves"][1]["series"][0]["label"] == "training"
+
+
+def test_json_turns_what_has_no_number_into_null(report):
+    rows = {"tracked": dict(report.rows["tracked"], mouth=None, lmd=np.float32("nan"))}
+    values = report_dict(dataclasses.replace(report, rows=rows))
+    assert values["mouth"] is None and values["lmd"] is None
+    json.dumps(values, allow_nan=False)
+
+
+def test_page_is_self_contained_and_well_formed(written):
+    _, html = written
+    page = _Page()
+    page.feed(html)
+    assert page.open == []
+    assert "script" not in page.tags and "link" not in page.tags
+    assert len(page.addresses) == 3 * 3 + 8 * 3
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    style = html[: html.index("</style>")]
+    assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
+    assert not re.search(r"https?://", html)
+    for svg in re.findall(r"<svg.*?</svg>", html, re.S):
+        ElementTree.fromstring(svg)
+
+
+def test_page_shows_the_numbers_and_the_findings(written, report):
+    _, html = written
+    tracked = report.rows["tracked"]
+    assert f"{tracked['psnr']:.2f}" in html and f"{tracked['ssim']:.3f}" in html
+    assert "3:55" in html and "No face was found from 3.2 s to 3.6 s" in html
+    assert html.index("No face was found") < html.index("at most 11 degrees")  # warnings first
+    assert html.count("<figcaption>error</figcaption>") == 3
+    for heading in ("Held-out frames", "Mouth", "Scores", "Regions", "Speech", "Training", "Tracked motion"):
+        assert f"<h2>{heading}</h2>" in html
+    assert "train.losses.mouth_weight" in html
+
+
+def test_page_escapes_everything(report, tmp_path):
+    evil = "<script>alert('x')</script>&\"$title"
+    changed = dataclasses.replace(
+        report,
+        name=evil,
+        device=evil,
+        provenance=Provenance(evil, evil, evil, evil, evil, {evil: evil}),
+        findings=(Finding(evil, evil),),
+        settings={evil: {evil: evil}},
+        facts={evil: evil},
+        seconds={evil: 1.0},
+        curves=(Plot(evil, evil, evil, (Series(evil, np.arange(3), np.arange(3)),) * 2),),
+        frames=tuple(dataclasses.replace(f, label=evil) for f in report.frames),
+        rows={"tracked": dict(report.rows["tracked"], notes=[evil])},
+    )
+    html = write_report(changed, tmp_path)[1].read_text()
+    page = _Page()
+    page.feed(html)
+    assert "script" not in page.tags
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 12
+
+
+def test_page_without_speech_pictures_or_curves(report, tmp_path):
+    bare = dataclasses.replace(
+        report, rows={"tracked": report.rows["tracked"]}, speech=None, speech_curves=(), frames=(), mouths=(),
+        findings=(), curves=(), motion=(), settings={}, facts={},
+    )  # fmt: skip
+    html = write_report(bare, tmp_path)[1].read_text()
+    assert "<h2>Speech</h2>" not in html and "<h2>Held-out frames</h2>" not in html and "<h2>Scores</h2>" in html
+    assert report_dict(bare)["speech"] is None
+
+
+def test_report_refuses_rows_that_do_not_fit(report):
+    with pytest.raises(ValueError, match="rows must be"):
+        dataclasses.replace(report, rows={"speech": report.rows["speech"]})
+    with pytest.raises(ValueError, match="3 times for 12"):
+        dataclasses.replace(report, frame_times=np.arange(3) / 25)
+
+
+def test_unwritable_folder_is_one_clear_sentence(report, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(report, tmp_path / "file")
+    assert Path(tmp_path / "file").read_text() == "in the way"
+
+
+def test_line_plot_draws_the_values_where_they_belong():
+    svg = line_plot(Plot("t", "x", "y", (Series("a", np.array([0, 1, 2]), np.array([0.0, 1.0, 0.5])),)))
+    path = re.search(r'class="line c0" d="([^"]+)"', svg)
+    assert path is not None
+    points = np.array([[float(v) for v in p.split()] for p in re.findall(r"[ML]([\d. ]+)", path.group(1))])
+    assert points[0, 0] == 52 and points[2, 0] == 412  # full width between the margins
+    assert points[1, 1] < points[2, 1] < points[0, 1]  # up is more
+    assert points[2, 1] == pytest.approx((points[0, 1] + points[1, 1]) / 2, abs=0.11)
+
+
+def test_line_plot_copes_with_gaps_constants_spikes_and_nothing():
+    gap = line_plot(Plot("t", "x", "y", (Series("a", np.arange(4), np.array([1.0, np.nan, 1.0, 1.0])),)))
+    assert gap.count("M", gap.index("line c0")) == 2
+    empty, zero = Series("a", np.zeros(0), np.zeros(0)), Series("a", np.arange(3), np.zeros(3))
+    assert "Nothing was measured" in line_plot(Plot("t", "x", "y", (empty,)))
+    assert "Nothing was measured" in line_plot(Plot("t", "x", "y", (zero,), log_y=True))
+    values = np.zeros(20_000)
+    values[12_345] = 1.0
+    svg = line_plot(Plot("t", "x", "y", (Series("a", np.arange(20_000), values),)))
+    path = re.search(r'class="line c0" d="([^"]+)"', svg)
+    assert path is not None
+    heights = [float(p.split()[1]) for p in re.findall(r"[ML]([\d. ]+)", path.group(1))]
+    assert len(heights) <= MAX_POINTS + 2
+    assert max(heights) - min(heights) > 130  # the spike survives thinning
+
+
+def test_log_axis_has_round_ticks():
+    svg = line_plot(Plot("t", "x", "y", (Series("a", np.arange(3), np.array([0.02, 0.1, 0.4])),), log_y=True))
+    assert re.findall(r'class="end"[^>]*>([^<]+)<', svg) == ["0.02", "0.05", "0.1", "0.2"]
+
+
+def rotation(axis: int, degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = cos
+    matrix[i, j], matrix[j, i] = -sin, sin
+    return matrix
+
+
+def test_head_angles_have_the_stated_signs_and_compose():
+    facing = np.diag([1.0, -1.0, -1.0])
+
+    def angles(camera_rotation: np.ndarray) -> np.ndarray:
+        pose = np.eye(4)[None].copy()
+        pose[0, :3, :3] = camera_rotation @ facing
+        return head_angles(pose)[0]
+
+    np.testing.assert_allclose(angles(np.eye(3)), 0, atol=1e-12)
+    # The face's forward axis is the pose's z column: right in the image is +x, up is -y.
+    right = rotation(1, -20)
+    assert (right @ facing)[0, 2] > 0
+    np.testing.assert_allclose(angles(right), (20, 0, 0), atol=1e-9)
+    up = rotation(0, -15)
+    assert (up @ facing)[1, 2] < 0
+    np.testing.assert_allclose(angles(up), (0, 15, 0), atol=1e-9)
+    np.testing.assert_allclose(angles(rotation(2, 10)), (0, 0, 10), atol=1e-9)  # x towards y (down): clockwise
+    np.testing.assert_allclose(angles(right @ up @ rotation(2, 10)), (20, 15, 10), atol=1e-9)
+
+
+def test_most_moving_takes_one_of_each_pair():
+    coefficients = example_track().coefficients
+    names = [list(BLENDSHAPE_INDEX)[k] for k in most_moving(coefficients, 4)]
+    assert names == ["eyeBlinkLeft", "jawOpen", "mouthSmileLeft", "mouthFunnel"]
+
+
+def test_error_map_is_dark_where_equal_and_bright_where_far():
+    truth = np.full((4, 6, 3), 100, np.uint8)
+    image = truth.copy()
+    image[:, 3:] += 60
+    error = error_map(image, truth)
+    assert tuple(error[0, 0]) == (0, 0, 4) and tuple(error[0, 5]) == (252, 255, 164)
+    assert (error_map(truth, image) == error).all()
+
+
+def test_mouth_crop_stays_square_beyond_the_border():
+    image = np.arange(20 * 20 * 3, dtype=np.uint32).reshape(20, 20, 3).astype(np.uint8)
+    crop = crop_square(image, (-4, 15, 10))
+    assert crop.shape == (10, 10, 3)
+    np.testing.assert_array_equal(crop[0, :5], np.repeat(image[15, :1], 5, axis=0))
+    np.testing.assert_array_equal(crop[-1, 4:], image[19, :6])
+    assert jpeg_uri(crop).startswith("data:image/jpeg;base64,/9j/")

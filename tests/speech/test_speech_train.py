@@ -1,0 +1,120 @@
+"""Training: learns a talker from seconds of them, keeps their amplitude, never looks at the held-out part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from avatar.errors import UserError
+from avatar.speech import SpeechModel, SpeechModelConfig, SpeechTrainConfig, train_speech
+from avatar.speech.augment import AugmentConfig, Augmenter
+from avatar.speech.features import log_mel
+from avatar.speech.model import SILENCE
+from avatar.types import SpeechFeatures, Track
+
+SMALL = SpeechTrainConfig(
+    model=SpeechModelConfig(members=2, width=32, heads=2), steps=60, batch=4, stretch_tokens=64, score_every=30
+)
+HELD_OUT = 10.5
+
+
+@pytest.fixture(scope="module")
+def lesson(talker) -> tuple[SpeechFeatures, Track]:
+    samples, track = talker(seconds=14.0)
+    return SpeechFeatures(*log_mel(samples)), track
+
+
+@pytest.fixture(scope="module")
+def trained(lesson) -> tuple[SpeechModel, dict]:
+    return train_speech(*lesson, SMALL, seed=3, held_out_start=HELD_OUT)
+
+
+def test_learns_the_talker(trained) -> None:
+    _, scores = trained
+    assert scores["jaw_correlation"] > 0.8
+    assert scores["correlations"]["mouthPucker"] > 0.5
+    assert scores["jaw_correlation"] > scores["energy"]["jaw_correlation"]
+    assert scores["mae"] < scores["mean_face"]["mae"]
+    assert scores["validation_jaw"] > 0.7
+
+
+def test_keeps_the_amplitude(trained) -> None:
+    _, scores = trained
+    assert scores["lip_spread_ratio"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_same_seed_gives_the_same_model(lesson, trained) -> None:
+    before = torch.random.get_rng_state()
+    again, _ = train_speech(*lesson, SMALL, seed=3, held_out_start=HELD_OUT)
+    assert torch.equal(torch.random.get_rng_state(), before)  # and leaves the caller's random numbers alone
+    for name, value in trained[0].state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_held_out_part_is_not_looked_at(lesson, trained) -> None:
+    features, track = lesson
+    later = track.times >= HELD_OUT
+    coefficients, landmarks, mel = track.coefficients.copy(), track.landmarks.copy(), features.log_mel.copy()
+    coefficients[later], landmarks[later], mel[features.times >= HELD_OUT] = 0.9, 0.0, 3.0
+    other = dataclasses.replace(track, coefficients=coefficients, landmarks=landmarks)
+    config = dataclasses.replace(SMALL, steps=60)
+    again, _ = train_speech(dataclasses.replace(features, log_mel=mel), other, config, seed=3, held_out_start=HELD_OUT)
+    for name, value in trained[0].state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_without_a_held_out_part_there_are_no_held_out_scores(lesson) -> None:
+    config = dataclasses.replace(SMALL, steps=2)
+    model, scores = train_speech(*lesson, config)
+    assert "jaw_correlation" not in scores
+    assert not model.training
+    assert scores["validation_jaw"] > 0.5  # the linear path alone
+
+
+def test_too_little_speech_is_refused(talker) -> None:
+    samples, track = talker(seconds=1.2)
+    with pytest.raises(UserError, match=r"less than 1\.5 s"):
+        train_speech(SpeechFeatures(*log_mel(samples)), track, SMALL)
+
+
+def test_a_still_mouth_is_learned_as_still(lesson) -> None:
+    features, track = lesson
+    still = dataclasses.replace(track, coefficients=np.full_like(track.coefficients, 0.2))
+    model, scores = train_speech(features, still, dataclasses.replace(SMALL, steps=2), held_out_start=HELD_OUT)
+    mouth = model(torch.from_numpy(features.log_mel)[None])
+    assert torch.allclose(mouth, torch.full_like(mouth, 0.2), atol=1e-6)
+    assert scores["mouth_correlation"] == 0.0
+
+
+def test_variations_keep_sound_and_mouth_together() -> None:
+    """A single loud column and the target's single peak stay at the same place under tempo and shift."""
+    mel = torch.full((400, 64), SILENCE)
+    mel[200:202] = 0.0
+    targets = torch.zeros(200, 1)
+    targets[100] = 1.0
+    gentle = AugmentConfig(
+        vocal_tract=0.0, gain_db=0.0, equaliser_db=0.0, reverb_chance=0.0, noise_chance=0.0, masked_bands=0.0,
+        masked_columns=0.0, pause_chance=0.0, shift_columns=0.0, tempo=0.2,
+    )  # fmt: skip
+    augment = Augmenter(gentle, torch.Generator().manual_seed(0))
+    x, y, w = augment(mel, targets, torch.ones(2, 200), torch.zeros(1), batch=16, tokens=150)
+    assert x.shape == (2, 16, 300, 64)
+    loudest, peak = x.mean(-1).argmax(-1) / 2, y[..., 0].argmax(-1)
+    seen = y.amax(dim=(2, 3)) > 0.3
+    assert seen.sum() > 10
+    assert (loudest - peak)[seen].abs().max() <= 1.0
+    assert set(w.unique().tolist()) == {0.0, 1.0}  # stretches that leave the clip are not learned from there
+    assert w.mean() > 0.8
+
+
+def test_silenced_stretches_rest_the_mouth() -> None:
+    pausing = AugmentConfig(pause_chance=1.0, noise_chance=0.0, reverb_chance=0.0, masked_bands=0.0, masked_columns=0.0)
+    augment = Augmenter(pausing, torch.Generator().manual_seed(0))
+    x, y, _ = augment(torch.zeros(400, 64), torch.ones(200, 1), torch.ones(1, 200), torch.full((1,), -2.0), 8, 96)
+    silent = (x.mean(-1) < SILENCE + 0.01).unflatten(-1, (-1, 2)).all(-1)
+    assert 0.1 < silent.float().mean() < 0.5
+    assert y[..., 0][~silent].median() == 1.0
+    assert (y[..., 0][silent] < -1.9).float().mean() > 0.5
