@@ -52,7 +52,8 @@ def rigid(rotation: Float[np.ndarray, "*b 3 3"], translation: Float[np.ndarray, 
 def inverse(target_from_source: Float[np.ndarray, "*b 4 4"]) -> Float[np.ndarray, "*b 4 4"]:
     """source_from_target of rigid transforms."""
     rotation = np.swapaxes(target_from_source[..., :3, :3], -1, -2)
-    return rigid(rotation, -(rotation @ target_from_source[..., :3, 3:])[..., 0])
+    origin = (rotation @ target_from_source[..., :3, 3:])[..., 0]
+    return rigid(rotation, np.negative(origin))
 
 
 def transform(

@@ -115,7 +115,7 @@ def fit(
     with _timed(run, "preview"):
         preview_stage(avatar, frames, run, reporter)
     facts = speech_facts(speech_scores)
-    write_report(new_report(avatar, found, frames, run, training_plots(run.path), facts), folder)
+    write_report(new_report(run.avatar, avatar, found, frames, run, training_plots(run.path), facts), folder)
     run.save()
     return FitResult(folder, avatar, run.avatar, True, found.rows["tracked"]["psnr"])
 
@@ -227,6 +227,7 @@ def speech_facts(scores: dict[str, Any]) -> dict[str, str]:
 
 
 def new_report(
+    path: Path,
     avatar: Avatar,
     found: HeldOut,
     frames: FrameSet,
@@ -234,23 +235,24 @@ def new_report(
     curves: tuple[Plot, ...] = (),
     more_facts: dict[str, str] | None = None,
 ) -> Report:
-    """Everything that is known after a fit, or (without `curves` and `more_facts`) after an evaluation alone."""
+    """Everything that is known of the avatar file at `path` after a fit, or (without `curves` and `more_facts`) after
+    an evaluation alone."""
     capture, findings = frames.capture, (*frames.capture.findings, *frames.track.findings)
     facts = {
         "Gaussians": ", ".join(f"{name} {avatar.model.branch(name).count}" for name in BRANCHES),
         "clip length": f"{capture.times[-1]:.1f} s at {capture.fps:.2f} frames per second",
     }
-    if run.avatar.is_file():
-        facts["file size"] = f"{run.avatar.stat().st_size / 1e6:.1f} MB"
+    if path.is_file():
+        facts["file size"] = f"{path.stat().st_size / 1e6:.1f} MB"
     return Report(
-        name=run.avatar.stem,
+        name=path.stem,
         rows=found.rows,
         size=capture.size,
         frame_times=found.times,
         provenance=avatar.metadata.provenance,
         device=describe_device(frames.device),
         seconds=run.seconds,
-        seconds_fit=sum(run.seconds.values()),
+        seconds_fit=sum(run.seconds.values(), 0.0),
         settings=dataclasses.asdict(run.config),
         facts=facts | (more_facts or {}),
         findings=findings,

@@ -49,7 +49,7 @@ def evaluate_file(
         frames = FrameSet(capture, track, resolve_device("auto"), speech)
         found = evaluate(avatar, frames, reporter, save_frames)
         run = run or RunFolder(avatar_path.parent, clip.name, sha256, FitConfig(size=capture.size), False, {})
-        report = new_report(avatar, found, frames, run)
+        report = new_report(avatar_path, avatar, found, frames, run)
     if json_path is not None:
         write_json(report, json_path)
     return report

@@ -156,7 +156,7 @@ def _shown_frames(
 
 def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: Motion | None) -> tuple[MouthCrop, ...]:
     """Evenly spaced held-out mouths."""
-    positions = np.unique(np.linspace(0, len(indices) - 1, MOUTH_CROPS).round().astype(int))
+    positions: list[int] = np.unique(np.linspace(0, len(indices) - 1, MOUTH_CROPS).round().astype(int)).tolist()
     tracked = tracked_motion(frames, indices)
     crops = []
     for position in positions:

@@ -17,6 +17,8 @@ from avatar.geometry import nearest_rotation
 from avatar.track.mesh import DATA, RIGID, mean_head
 from avatar.track.smooth import whittaker
 
+CHUNK = 256
+"""Frames that are handled at once."""
 SOLVER_FILE = "coefficients.safetensors"
 FAST = tuple(i for i, n in enumerate(BLENDSHAPES) if n.startswith(("eyeBlink", "eyeLook", "eyeWide", "eyeSquint")))
 """Coefficients whose real motion is about as fast as the frames (blinks, glances)."""
@@ -78,6 +80,11 @@ def solve_coefficients(landmarks: Float[np.ndarray, "N 478 3"]) -> Float32[np.nd
         landmarks: [N, 478, 3] px and the detector's relative depth.
     """
     net = _solver()
+    parts = [_run(net, landmarks[i : i + CHUNK]) for i in range(0, len(landmarks), CHUNK)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(BLENDSHAPES)), np.float32)
+
+
+def _run(net: dict[str, np.ndarray], landmarks: np.ndarray) -> np.ndarray:
     hidden = (features(landmarks, net["points"]) - net["mean"]) / net["scale"]
     layers = sum(1 for name in net if name.startswith("weight"))
     for k in range(layers):

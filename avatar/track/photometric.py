@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
+from avatar.track.linear import solve
 from avatar.track.mesh import (
     FACE_OVAL,
     INNER_LIPS,
@@ -44,10 +45,12 @@ FINE_SIGMA, COARSE_SIGMA = 1.0, 6.0
 """Band of the compared pattern, in those pixels: finer than the first is noise, coarser than the second is light."""
 BUNDLE_FRAMES = 56
 """Frames of the bundle adjustment."""
-BUNDLE_STEPS = (3, 7)
+BUNDLE_STEPS = (8, 6)
 """Its iterations on the coarse band, then on the fine one."""
-ALIGN_STEPS = (3, 4)
-"""Iterations of a frame's alignment on either band."""
+ALIGN_STEPS = (14, 8)
+"""Most iterations of a frame's alignment on either band; most frames need two or three."""
+CONVERGED = 0.01
+"""An alignment ends when no pose number changes by more than this part of POSE_SIGMA."""
 POSE_SIGMA = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5])
 """Trust in a landmark pose: radians about and cm along the camera's axes."""
 POINTS_PER_FACT = 30.0
@@ -178,7 +181,7 @@ class _Bundle:
         turned = rotvec_from_matrix(self._start.rotation @ np.swapaxes(self._rotation, 1, 2))
         away = np.concatenate([turned, self._start.translation - self._translation], axis=1).reshape(-1)
         trust = np.tile(POSE_SIGMA**-2.0, count)
-        change = np.linalg.solve(normal + np.diag(trust), gradient + trust * away).reshape(-1, 6)
+        change = solve(normal + np.diag(trust), gradient + trust * away).reshape(-1, 6)
         self._rotation = matrix_from_rotvec(change[:, :3]) @ self._rotation
         self._translation = self._translation + change[:, 3:]
 
@@ -286,7 +289,9 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
             residual = texture - seen.value
             weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
             away = np.concatenate([rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation])
-            change = np.linalg.solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
+            change = solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
             rotation = matrix_from_rotvec(change[:3]) @ rotation
             translation = translation + change[3:]
+            if np.abs(change / POSE_SIGMA).max() < CONVERGED:
+                break
     return rotation, translation

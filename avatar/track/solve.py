@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
+from avatar.track.linear import normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
 from avatar.track.smooth import whittaker
 
@@ -181,16 +182,14 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
             moved = np.einsum("klj,nij->nlik", head.basis, rotation, optimize=True)
             jacobian[..., 6:] = slope @ moved
         flat = jacobian.reshape(count, -1, 6 + modes)
-        weighted = flat * np.repeat(influence, 2, axis=1)[..., None]
-        normal = np.swapaxes(weighted, 1, 2) @ flat
-        gradient = (np.swapaxes(weighted, 1, 2) @ residual.reshape(count, -1, 1))[..., 0]
+        normal, gradient = normal_equations(flat, np.repeat(influence, 2, axis=1), residual.reshape(count, -1))
         if modes:
             pull = 1 / head.basis_sigma**2
             index = np.arange(6, 6 + modes)
             normal[:, index, index] += pull
             gradient[:, 6:] -= pull * (expression - head.basis_mean)
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6 + modes)
-        change = np.linalg.solve(normal, gradient[..., None])[..., 0]
+        change = solve(normal, gradient)
         rotation = matrix_from_rotvec(change[:, :3]) @ rotation
         translation = translation + change[:, 3:6]
         expression = expression + change[:, 6:]
@@ -218,7 +217,7 @@ def solve_neutral(
     pull = 1 / SHAPE_SIGMA**2
     normal += pull * np.eye(3)
     gradient += pull * (target - head.neutral)
-    return head.neutral + np.linalg.solve(normal, gradient[..., None])[..., 0]
+    return head.neutral + solve(normal, gradient)
 
 
 def smooth_poses(

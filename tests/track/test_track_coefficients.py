@@ -17,7 +17,9 @@ def seen(weights: dict[str, float], yaw: float = 0.0, roll: float = 0.0, scale: 
     return (turned * [scale, -scale, -scale] + [256, 256, 0])[None]
 
 
-@pytest.mark.parametrize("name", ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthPucker", "browInnerUp"])
+@pytest.mark.parametrize(
+    "name", ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthPucker", "browInnerUp"]
+)
 def test_a_coefficient_rises_with_its_own_motion(name):
     values = [solve_coefficients(seen({name: w}))[0, BLENDSHAPE_INDEX[name]] for w in (0.0, 0.5, 0.9)]
     assert values[2] > values[0] + 0.15
@@ -31,7 +33,7 @@ def test_left_is_the_persons_left():
 
 def test_place_size_and_roll_do_not_matter():
     one = seen({"jawOpen": 0.5})
-    other = seen({"jawOpen": 0.5}, roll=0.4, scale=7.0) + [30, -20, 0]
+    other = seen({"jawOpen": 0.5}, roll=0.4, scale=7.0) + np.array([30, -20, 0])
     np.testing.assert_allclose(solve_coefficients(other), solve_coefficients(one), atol=0.02)
     np.testing.assert_allclose(upright(other, other), upright(one, one), atol=1e-6)
 

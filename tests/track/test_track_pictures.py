@@ -28,7 +28,7 @@ def speckle(size: int, seed: int = 0, grain: float = 1.5) -> np.ndarray:
 
 def drawn_head(rotation, translation, focal: float) -> np.ndarray:
     """The mean head with a speckled skin, drawn triangle by triangle from its flat unwrapping."""
-    skin, head = speckle(SIZE).astype(np.uint8), mean_head()
+    skin, head = speckle(SIZE, grain=4.0).astype(np.uint8), mean_head()
     flat = ((head[:, :2] - head[:, :2].min(0)) / 18 * (SIZE - 20) + 10).astype(np.float32)
     camera = head @ rotation.T + translation
     pixels = (focal * camera[:, :2] / camera[:, 2:] + SIZE / 2 - 0.5).astype(np.float32)
@@ -67,7 +67,7 @@ def test_poses_snap_to_the_persons_own_texture():
         return float(np.degrees(np.sqrt(((turned - turned.mean(0)) ** 2).sum(1).mean())))
 
     assert error(rough) > 1.5
-    assert error(found) < 0.4 * error(rough)
+    assert error(found) < 0.2 * error(rough)  # 0.1 of it when written
 
 
 def test_torso_motion_is_found_and_lifted_to_the_same_picture_motion():
@@ -126,7 +126,9 @@ def test_matte_follows_the_pictures_edge_not_the_networks():
     mask = np.zeros((size, size), np.float32)
     mask[:, 62:] = 255  # ... the network says 62, softly
     mask = cv2.GaussianBlur(mask, (0, 0), 2)
-    plate = Plate(np.full((size, size, 3), 40, np.uint8), np.ones((size, size), np.float32), np.ones((size, size), bool))
+    plate = Plate(
+        np.full((size, size, 3), 40, np.uint8), np.ones((size, size), np.float32), np.ones((size, size), bool)
+    )
     matte = refine_matte(frame, mask, plate)
     assert matte[:, :57].max() == 0 and matte[:, 66:].min() == 255
     assert np.abs((matte[64] > 127).argmax() - 60) <= 1
@@ -151,19 +153,22 @@ def test_labels_tell_head_neck_and_clothes_apart(drawn_person):
     frame, matte, landmarks = drawn_person
     colours = ColourStatistics()
     colours.add(frame, matte, head_frame(landmarks))
-    labels = label_frame(frame, matte, head_frame(landmarks), colours)
+    closed = landmarks.copy()
+    closed[list(INNER_LIPS), 1] = landmarks[list(INNER_LIPS), 1].mean()
+    labels = label_frame(frame, matte, head_frame(closed), colours)
     assert labels[5, 5] == REGION_BACKGROUND
     assert labels[60, 128] == labels[30, 75] == labels[182, 128] == REGION_HEAD  # forehead, hair, neck
     assert labels[240, 128] == labels[200, 30] == REGION_TORSO
-    assert not (labels == REGION_MOUTH).any()  # the mean head's lips touch
+    assert not (labels == REGION_MOUTH).any()  # the lips touch
 
 
 def test_inner_mouth_opens_with_the_lips(drawn_person):
     _, _, landmarks = drawn_person
-    opened = landmarks.copy()
-    lower = [i for i in INNER_LIPS if landmarks[i, 1] > landmarks[list(INNER_LIPS), 1].mean()]
+    inner, opened, closed = list(INNER_LIPS), landmarks.copy(), landmarks.copy()
+    lower = [i for i in inner if landmarks[i, 1] > landmarks[inner, 1].mean()]
     opened[lower, 1] += 8
-    assert inner_mouth(landmarks, 7.0, SIZE).sum() == 0
+    closed[inner, 1] = landmarks[inner, 1].mean()
+    assert inner_mouth(closed, 7.0, SIZE).sum() == 0
     mask = inner_mouth(opened, 7.0, SIZE)
     centre = opened[[13, 14]].mean(0).astype(int)
     assert mask[centre[1], centre[0]] == 1 and 50 < mask.sum() < 800
