@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml CMakeLists.txt $(shell find cuda_ext -type f 2>/dev/nul
 
 # Fits the bundled clip: leaves demo/demo.avatar, demo/preview.mp4 and demo/report.html.
 demo: install
-	$(BIN)/avatar fit captures/demo.mp4 -o demo --preset quick --resume-or-restart
+	$(BIN)/avatar fit captures/demo.mp4 -o demo --preset quick
 	@echo "demo/demo.avatar  demo/preview.mp4  demo/report.html"
 
 test: install

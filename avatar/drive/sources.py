@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from avatar.errors import UserError
-from avatar.geometry import matrix_from_euler
 from avatar.model import Avatar
 from avatar.speech import following_torso, speech_to_motion
-from avatar.track import read_motion_csv, read_motion_json
+from avatar.track import head_rotations, read_motion_csv, read_motion_json
 from avatar.types import Motion, Track
 
 
@@ -48,15 +47,14 @@ def file_source(avatar: Avatar, path: Path, fps: float | None) -> Motion:
     if not path.is_file():
         raise UserError(f"There is no motion file {path}.")
     if path.suffix.lower() == ".json":
-        times, coefficients, angles = *read_motion_json(path), None
+        times, coefficients, angles = read_motion_json(path)
     else:
         times, coefficients, angles = read_motion_csv(path)
     rest = avatar.rest_motion(times)
     head = rest.camera_from_head
     if angles is not None:
         head = head.copy()
-        upright = head[0, :3, :3].copy()
-        head[:, :3, :3] = upright @ matrix_from_euler(angles)
+        head[:, :3, :3] = head_rotations(angles)
     motion = Motion(times, coefficients, head, following_torso(head, avatar.person, times))
     return motion if fps is None else resampled(motion, fps)
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES
 from avatar.errors import UserError, one_line
 from avatar.files import replacing
-from avatar.geometry import euler_from_matrix
+from avatar.geometry import euler_from_matrix, matrix_from_euler
 from avatar.types import Track
 
 FACING: Final = np.diag([1.0, -1.0, -1.0])
@@ -116,8 +116,11 @@ def read_motion_csv(
     return times, coefficients.clip(0, 1), angles
 
 
-def read_motion_json(path: Path) -> tuple[Float[np.ndarray, " N"], Float32[np.ndarray, "N 52"]]:
-    """Times (s) and coefficients 0..1 of a JSON track; names in any order, missing ones 0.
+def read_motion_json(
+    path: Path,
+) -> tuple[Float[np.ndarray, " N"], Float32[np.ndarray, "N 52"], Float[np.ndarray, "N 3"] | None]:
+    """Times (s), coefficients 0..1 (names in any order, missing ones 0) and head yaw, pitch, roll (radians; None unless
+    every frame has them) of a JSON track.
 
     Raises:
         UserError: not such a JSON file, wrong lengths, broken numbers, or times that do not increase.
@@ -127,6 +130,8 @@ def read_motion_json(path: Path) -> tuple[Float[np.ndarray, " N"], Float32[np.nd
         names, frames = content["names"], content["frames"]
         times = np.array([float(f["time"]) for f in frames])
         weights = np.array([[float(w) for w in f["weights"]] for f in frames], np.float32).reshape(len(times), -1)
+        turned = bool(frames) and all("head" in f for f in frames)
+        angles = np.array([[float(a) for a in f["head"]] for f in frames]).reshape(len(times), 3) if turned else None
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} is not a motion track ({{"names": [...], "frames": [{{"time": s, "weights": [...]}}]}}): '
@@ -138,8 +143,13 @@ def read_motion_json(path: Path) -> tuple[Float[np.ndarray, " N"], Float32[np.nd
     coefficients = np.zeros((len(times), len(BLENDSHAPES)), np.float32)
     source, target = zip(*known, strict=True)
     coefficients[:, list(target)] = weights[:, list(source)]
-    _check_motion(path, times, coefficients, None)
-    return times, coefficients.clip(0, 1)
+    _check_motion(path, times, coefficients, angles)
+    return times, coefficients.clip(0, 1), angles
+
+
+def head_rotations(angles: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3 3"]:
+    """camera_from_head rotations of head yaw, pitch, roll in radians: the inverse of `head_angles`."""
+    return FACING @ matrix_from_euler(angles)
 
 
 def _check_motion(path: Path, times: np.ndarray, coefficients: np.ndarray, angles: np.ndarray | None) -> None:

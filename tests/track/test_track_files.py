@@ -10,7 +10,15 @@ from safetensors.numpy import save_file
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, REGION_BACKGROUND, REGION_TORSO
 from avatar.errors import UserError
 from avatar.geometry import matrix_from_euler, rigid
-from avatar.track import load_track, read_motion_csv, read_motion_json, save_track, track_to_csv, track_to_json
+from avatar.track import (
+    head_rotations,
+    load_track,
+    read_motion_csv,
+    read_motion_json,
+    save_track,
+    track_to_csv,
+    track_to_json,
+)
 from avatar.track.exchange import FACING
 from avatar.track.files import VERSION
 from avatar.track.mesh import mean_head
@@ -127,7 +135,8 @@ def test_eye_columns_turn_with_the_gaze(made_track, tmp_path):
 def test_json_round_trip(made_track, tmp_path):
     path = tmp_path / "motion.json"
     track_to_json(made_track, path)
-    times, coefficients = read_motion_json(path)
+    times, coefficients, angles = read_motion_json(path)
+    assert np.allclose(head_rotations(angles), made_track.camera_from_head[:, :3, :3], atol=1e-4)
     np.testing.assert_allclose(times, made_track.times)
     np.testing.assert_allclose(coefficients, made_track.coefficients, atol=1e-5)
     assert json.loads(path.read_text())["names"] == list(BLENDSHAPES)
