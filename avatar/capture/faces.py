@@ -5,7 +5,6 @@ Boxes reach from the brows to the chin and are square (BlazeFace, Bazarevsky et 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from avatar.errors import UserError
+from avatar.quiet import quiet_native_stderr
 
 _MIN_SCORE = 0.5
 _SAME_FACE_DISTANCE = 0.5
@@ -119,7 +119,7 @@ def _brightness(picture: np.ndarray, face: Face) -> float:
 @contextmanager
 def _detectors() -> Iterator[tuple[Any, ...]]:
     """MediaPipe's short-range (selfie) and full-range (across a room) detectors."""
-    with _quiet_native_stderr():
+    with quiet_native_stderr():
         try:
             from mediapipe.python.solutions.face_detection import FaceDetection
         except ImportError as error:
@@ -131,21 +131,3 @@ def _detectors() -> Iterator[tuple[Any, ...]]:
             FaceDetection(model_selection=1, min_detection_confidence=_MIN_SCORE) as full_range,
         ):
             yield short_range, full_range
-
-
-@contextmanager
-def _quiet_native_stderr() -> Iterator[None]:
-    """Hides what native libraries print on stderr; MediaPipe's start-up chatter has no switch that silences it all."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr at all
-        yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
