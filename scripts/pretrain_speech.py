@@ -89,7 +89,11 @@ def main(settings: Settings) -> None:
             score = _exam(averaged, _tensors(exam, mean, spread), config) if step % 250 == 0 else ""
             print(f"{step} {time.perf_counter() - started:.0f} s loss {loss.item():.3f} {score}", flush=True)
             if step % 500 == 0 or step == settings.steps:
-                save_base(averaged, settings.output, _provenance(settings, _exam(averaged, _tensors(exam, mean, spread), config)))
+                save_base(
+                    averaged,
+                    settings.output,
+                    _provenance(settings, _exam(averaged, _tensors(exam, mean, spread), config)),
+                )
 
 
 def _tensors(corpus: Corpus, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,17 @@ BASE_FILE = Path(__file__).resolve().parent / "data" / "base.safetensors"
 FORMAT = "avatar-speech-base"
 VERSION = 1
 _SHARED = ("stem.", "blocks.")
-_SHAPE = ("n_mels", "width", "layers", "heads", "stem_tokens", "context_tokens", "look_ahead_tokens", "mel_mean", "mel_std")
+_SHAPE = (
+    "n_mels",
+    "width",
+    "layers",
+    "heads",
+    "stem_tokens",
+    "context_tokens",
+    "look_ahead_tokens",
+    "mel_mean",
+    "mel_std",
+)
 """Settings that the weights depend on."""
 
 

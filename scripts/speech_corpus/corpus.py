@@ -18,9 +18,9 @@ from .text import Texts
 
 # espeak-ng voice -> language of its text. Tonal: cmn, vi.
 LANGUAGES = {
-    "en-us": "en", "en-gb": "en", "en-gb-scotland": "en", "de": "de", "es": "es", "es-419": "es", "it": "it",
+    "en-us": "en", "en-gb-x-rp": "en", "en-gb-scotland": "en", "de": "de", "es": "es", "es-419": "es", "it": "it",
     "pl": "pl", "ru": "ru", "cs": "cs", "pt-br": "pt", "pt": "pt", "cmn-latn-pinyin": "zh", "vi": "vi",
-    "fr-fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "tr": "tr", "fi": "fi", "hu": "hu", "ro": "ro", "el": "el",
+    "fr": "fr", "nl": "nl", "sv": "sv", "da": "da", "tr": "tr", "fi": "fi", "hu": "hu", "ro": "ro", "el": "el",
     "uk": "uk", "id": "id", "hi": "hi", "ko": "ko", "ca": "ca", "sr": "sr", "et": "et",
 }  # fmt: skip
 # Throats of espeak-ng that still sound like people.

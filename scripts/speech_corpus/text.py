@@ -19,7 +19,30 @@ _FORTUNE_FILES = {
 }  # fmt: skip
 _DOMAINS = ("iso_639-3", "iso_3166-1", "iso_4217", "iso_3166-2")
 # Every syllable of Standard Chinese is an initial and a final; combinations that do not occur do no harm here.
-_INITIALS = ("", "b", "p", "m", "f", "d", "t", "n", "l", "g", "k", "h", "j", "q", "x", "zh", "ch", "sh", "r", "z", "c", "s")
+_INITIALS = (
+    "",
+    "b",
+    "p",
+    "m",
+    "f",
+    "d",
+    "t",
+    "n",
+    "l",
+    "g",
+    "k",
+    "h",
+    "j",
+    "q",
+    "x",
+    "zh",
+    "ch",
+    "sh",
+    "r",
+    "z",
+    "c",
+    "s",
+)
 _FINALS = ("a", "o", "e", "ai", "ei", "ao", "ou", "an", "en", "ang", "eng", "ong", "i", "ia", "ie", "iao", "iu", "ian",
            "in", "iang", "ing", "u", "ua", "uo", "ui", "uan", "un", "uang")  # fmt: skip
 
