@@ -15,7 +15,7 @@ from avatar.dataset import MotionBatch, motion_tensors
 from avatar.errors import UserError
 from avatar.model.file import Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
-from avatar.speech import PersonStatistics, SpeechModel
+from avatar.speech import PersonStatistics, SpeechControls, SpeechModel, SpeechStream
 from avatar.types import Camera, Motion
 
 FRAMES_AT_ONCE = 4
@@ -67,6 +67,22 @@ class Avatar:
         if self.speech is not None:
             extra |= {f"speech.{k}": v for k, v in self.speech.state_dict().items()}
         save_avatar(Path(path), self.model, self.metadata, extra)
+
+    def stream(self, fps: float | None = None, controls: SpeechControls | None = None) -> SpeechStream:
+        """Speech to motion while it arrives: ``stream.push(samples)`` gives the frames that are complete.
+
+        Args:
+            fps: frames per second; None is the clip's own.
+            controls: amplitude, emotion, head, eyes and seed.
+        Raises:
+            UserError: the avatar has no speech model, or `fps` is out of range.
+        """
+        if self.speech is None:
+            raise UserError(
+                "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track or "
+                "--video, or fit a clip with sound."
+            )
+        return SpeechStream(self.speech, self.person, self.metadata.fps if fps is None else fps, controls)
 
     @property
     def camera(self) -> Camera:
