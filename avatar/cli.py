@@ -132,11 +132,22 @@ class Drive:
     video: Path | None = None
     """Motion instead of speech: another video of anyone, whose head and expression are followed."""
     pose: str = "generated"
-    """With speech: 'generated' (in the person's manner) or 'fixed' head motion."""
+    """With speech: 'generated' (in the person's manner) or 'fixed' head motion, or a CSV or JSON track with head
+    rotation."""
     gain: float = 1.0
     """With speech: how far the mouth moves, 1 is the person's own."""
+    emotion: str = ""
+    """With speech: for example happy:0.6,surprised:0.2; also sad, angry, afraid, disgusted."""
+    style: Path | None = None
+    """With speech: a track (CSV or JSON) of someone whose rest and range of expression are taken on."""
+    edit: Path | None = None
+    """JSON track that sets the coefficients it names at the times it names; null leaves one alone."""
+    blink: bool = True
+    """With speech: blinks at the person's own rate."""
+    gaze: str = "generated"
+    """With speech: 'generated' (in the person's manner), 'camera' (at the viewer) or 'fixed' (in the head)."""
     seed: int = 0
-    """With speech: another number gives other blinks and head motion."""
+    """With speech: another number gives other blinks, glances and head motion."""
     size: int | None = None
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None

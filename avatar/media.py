@@ -112,6 +112,12 @@ def speech_blocks(path: Path) -> Iterator[Float32[np.ndarray, " S"]]:
     yield _checked_speech(rest, path)
 
 
+def sound_seconds(path: Path) -> float | None:
+    """How long a media file says it is; None where it does not say. Raises UserError where it is no media file."""
+    with open_media(path, "sound") as container:
+        return None if container.duration is None else container.duration / 1_000_000  # AV_TIME_BASE
+
+
 def _checked_speech(speech: Float32[np.ndarray, " S"], path: Path) -> Float32[np.ndarray, " S"]:
     if not np.isfinite(speech).all():
         raise UserError(f"{path} holds samples that are not numbers (NaN or infinite); export the sound again.")
@@ -253,7 +259,8 @@ class VideoWriter:
 
     `fps` is the constant frame rate, or None when each frame comes with its own time in seconds. `audio` is mono
     float32 at SAMPLE_RATE, sample 0 at the first frame; where it is not known in advance, start with what there is
-    (possibly nothing) and go on with `add_sound`, ahead of the frames it belongs to. `crf` is x264's quality (lower is better, 18 hardly visible).
+    (possibly nothing) and go on with `add_sound`, ahead of the frames it belongs to.
+    `crf` is x264's quality (lower is better, 18 hardly visible).
     Frames of odd size get their last row or column repeated, because 4:2:0 video has even sides. Leaving the `with`
     by an exception removes what was written. Raises UserError where the file cannot be written."""
 

@@ -79,8 +79,8 @@ class Avatar:
         """
         if self.speech is None:
             raise UserError(
-                "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track or "
-                "--video, or fit a clip with sound."
+                "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track "
+                "or --video, or fit a clip with sound."
             )
         return SpeechStream(self.speech, self.person, self.metadata.fps if fps is None else fps, controls)
 

@@ -87,8 +87,8 @@ def parse_emotion(text: str) -> dict[str, float]:
 
 # --- emotion ---
 
-# Full strength, as offsets. After the action units of Ekman and Friesen's EMFACS in ARKit's names; a name without a side
-# means both. They are meant to be seen beside speech, so the mouth's are small.
+# Full strength, as offsets. After the action units of Ekman and Friesen's EMFACS in ARKit's names; a name without a
+# side means both. They are meant to be seen beside speech, so the mouth's are small.
 EMOTIONS: dict[str, dict[str, float]] = {
     "happy": {"cheekSquint": 0.45, "eyeSquint": 0.25, "mouthSmile": 0.45, "mouthDimple": 0.12, "browInnerUp": 0.06},
     "sad": {"browInnerUp": 0.5, "browDown": 0.1, "eyeSquint": 0.12, "mouthFrown": 0.35, "mouthShrugLower": 0.15,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from avatar.conventions import BLENDSHAPES
-from avatar.speech.person import BLINK_RATE, EXCERPT_RATE, EYE_COLUMNS, FACE_INDICES, PersonStatistics
+from avatar.speech.person import BLINK_RATE, EXCERPT_RATE, FACE_INDICES, PersonStatistics
 from avatar.track.exchange import EYE_TURN
 
 STRETCH_SECONDS = (3.0, 8.0)
@@ -48,9 +48,11 @@ _RETURN_SECONDS = 1.5  # time constant at which the jumps' sum goes back to wher
 
 _LOOK = {a: [FACE_INDICES.index(BLENDSHAPES.index(f"eyeLook{a}{s}")) for s in ("Left", "Right")]
          for a in ("In", "Out", "Up", "Down")}  # fmt: skip
-LOOKS: list[int] = sorted(sum(_LOOK.values(), []))
+LOOKS: list[int] = sorted(column for pair in _LOOK.values() for column in pair)
 """Columns of FACE_INDICES that turn the eyes."""
-BROWS: list[int] = [FACE_INDICES.index(BLENDSHAPES.index(n)) for n in ("browInnerUp", "browOuterUpLeft", "browOuterUpRight")]
+BROWS: list[int] = [
+    FACE_INDICES.index(BLENDSHAPES.index(n)) for n in ("browInnerUp", "browOuterUpLeft", "browOuterUpRight")
+]
 """Columns of FACE_INDICES that rise with stress."""
 ACCENT = 1.2
 """How far the brows rise on a stressed syllable, in the person's own standard deviations."""
@@ -114,7 +116,9 @@ class MannerStream:
         cost = ((self._track[choices] - pose) * self._match) ** 2
         cost = cost + ((self._speed[choices] - speed) * self._match * SPEED_WEIGHT) ** 2
         wrong = np.abs(self._state[choices] - float(self._is_speaking))
-        best = np.argsort(cost.sum(axis=1) + STATE_WEIGHT**2 * wrong, kind="stable")[: CANDIDATES * 5 : 5]  # neighbours are one place
+        best = np.argsort(cost.sum(axis=1) + STATE_WEIGHT**2 * wrong, kind="stable")[
+            : CANDIDATES * 5 : 5
+        ]  # neighbours are one place
         self._index = int(self._random.choice(choices[best]))
         self._offset, self._drift = pose - self._track[self._index], speed - self._speed[self._index]
         self._since, self._left = 0.0, self._stretch()
@@ -218,5 +222,3 @@ def cubic(rows: Float[np.ndarray, "T F"], at: Float[np.ndarray, " N"]) -> Float[
     u = (at - i)[:, None]
     a, b, c, d = rows[i - 1], rows[i], rows[i + 1], rows[i + 2]
     return b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
-
-

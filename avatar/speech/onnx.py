@@ -51,14 +51,14 @@ def quiet_exporter() -> Iterator[None]:
 def speech_onnx_description(model: SpeechModel) -> dict[str, Any]:
     """Everything that runs the graph of `export_speech_onnx` needs to know, as plain JSON.
 
-    Log-mel: mono sound at ``sample_rate``; a column every ``hop`` samples from the ``n_fft`` newest ones (silence before
-    the first), periodic Hann window, squared magnitude of the real transform, through ``n_mels`` triangles over
+    Log-mel: mono sound at ``sample_rate``; a column every ``hop`` samples from the ``n_fft`` newest ones (silence
+    before the first), periodic Hann window, squared magnitude of the real transform, through ``n_mels`` triangles over
     its ``n_fft / 2 + 1`` bins (`features.mel_filterbank`: Slaney's scale and area normalisation, 0 Hz to
     ``sample_rate / 2``), natural logarithm of that plus ``floor``. Nothing is normalised: the graph does it.
 
     Graph: ``inputs`` and ``outputs`` by name and shape, float32 but for ``seen``, an int64 scalar. ``log_mel`` takes
-    ``columns_per_token`` new columns; every ``next_NAME`` goes back in as ``NAME``. ``start``: the value that fills each
-    state before the first step.
+    ``columns_per_token`` new columns; every ``next_NAME`` goes back in as ``NAME``. ``start``: the value that fills
+    each state before the first step.
 
     Time: a step's ``mouth`` (in the order of ``coefficients``, each 0..1) belongs to the sound ``look_ahead_tokens``
     steps before: drop that many outputs at the start, and feed that many steps of silence (``silence`` in every band)

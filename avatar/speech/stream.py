@@ -67,11 +67,11 @@ class SpeechStream:
         """Longest time from a moment of the sound to the moment its picture is known, computing not counted."""
         return (self._model.config.look_ahead_tokens + 2) / TOKEN_RATE
 
-    def push(self, samples: Float[np.ndarray, " S"]) -> Motion:
+    def push(self, samples: np.ndarray) -> Motion:
         """The frames that these samples complete, possibly none: `times` go on from the last push's.
 
         Args:
-            samples: mono at SAMPLE_RATE, -1..1; any number.
+            samples: (S,) mono at SAMPLE_RATE, floating point in -1..1; any number of them.
 
         Raises:
             UserError: not one channel of finite floating point samples, or pushed after `finish`.
@@ -154,7 +154,7 @@ class SpeechStream:
         if share > _ROUNDING:
             mouth = (1 - share) * mouth + share * self._mouth[k + 1]
         body = self._body(time)
-        face = body[12:-1]
+        face = body[12:-1].clip(self._person.low[FACE_INDICES], self._person.high[FACE_INDICES])
         if self.controls.blink:
             closed = self._blinks.closure(time, float(body[-1]))
             eyes = face[EYE_COLUMNS]

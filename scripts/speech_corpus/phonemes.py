@@ -1,4 +1,4 @@
-"""Which sounds look how: the phonemes of every synthesizer in few classes, and each class's mouth in ARKit coefficients.
+"""Which sounds look how: the phonemes of every synthesizer in few classes, each with its mouth in ARKit coefficients.
 
 The classes are the places of articulation and vowel qualities of the IPA, with what cannot be told apart by eye or ear
 kept apart only where it is cheap. The shapes follow what the phonetics literature says of lips and jaw (Ladefoged and
@@ -50,7 +50,8 @@ SHAPES: dict[str, tuple[float, dict[str, float]]] = {
     "l": (0.9, {"jawOpen": 0.13, "mouthStretch": 0.10, "mouthLowerDown": 0.20}),
     "s": (1.6, {"jawOpen": 0.035, "mouthStretch": 0.30, "mouthLowerDown": 0.34, "mouthUpperUp": 0.18}),
     "z": (1.6, {"jawOpen": 0.035, "mouthStretch": 0.30, "mouthLowerDown": 0.34, "mouthUpperUp": 0.18}),
-    "ʃ": (1.8, {"jawOpen": 0.06, "mouthFunnel": 0.62, "mouthPucker": 0.28, "mouthUpperUp": 0.2, "mouthLowerDown": 0.26}),
+    "ʃ": (1.8, {"jawOpen": 0.06, "mouthFunnel": 0.62, "mouthPucker": 0.28, "mouthUpperUp": 0.2,
+          "mouthLowerDown": 0.26}),
     "ç": (0.9, {"jawOpen": 0.08, "mouthStretch": 0.24, "mouthLowerDown": 0.24, "mouthSmile": 0.1}),
     "k": (0.7, {"jawOpen": 0.14, "mouthLowerDown": 0.12}),
     "g": (0.7, {"jawOpen": 0.14, "mouthLowerDown": 0.12}),
@@ -61,10 +62,13 @@ SHAPES: dict[str, tuple[float, dict[str, float]]] = {
     "ɹ": (1.1, {"jawOpen": 0.10, "mouthFunnel": 0.36, "mouthPucker": 0.26}),
     "j": (1.1, {"jawOpen": 0.08, "mouthStretch": 0.30, "mouthSmile": 0.22, "mouthLowerDown": 0.22}),
     "w": (1.7, {"jawOpen": 0.06, "mouthPucker": 0.88, "mouthFunnel": 0.22}),
-    "i": (1.2, {"jawOpen": 0.09, "mouthStretch": 0.34, "mouthSmile": 0.26, "mouthLowerDown": 0.26, "mouthUpperUp": 0.1}),
+    "i": (1.2, {"jawOpen": 0.09, "mouthStretch": 0.34, "mouthSmile": 0.26, "mouthLowerDown": 0.26,
+          "mouthUpperUp": 0.1}),
     "ɪ": (1.0, {"jawOpen": 0.14, "mouthStretch": 0.20, "mouthSmile": 0.12, "mouthLowerDown": 0.22}),
-    "e": (1.2, {"jawOpen": 0.20, "mouthStretch": 0.26, "mouthSmile": 0.14, "mouthLowerDown": 0.28, "mouthUpperUp": 0.1}),
-    "ɛ": (1.2, {"jawOpen": 0.26, "mouthStretch": 0.20, "mouthSmile": 0.08, "mouthLowerDown": 0.28, "mouthUpperUp": 0.1}),
+    "e": (1.2, {"jawOpen": 0.20, "mouthStretch": 0.26, "mouthSmile": 0.14, "mouthLowerDown": 0.28,
+          "mouthUpperUp": 0.1}),
+    "ɛ": (1.2, {"jawOpen": 0.26, "mouthStretch": 0.20, "mouthSmile": 0.08, "mouthLowerDown": 0.28,
+          "mouthUpperUp": 0.1}),
     "æ": (1.4, {"jawOpen": 0.34, "mouthStretch": 0.20, "mouthLowerDown": 0.30, "mouthUpperUp": 0.16}),
     "a": (1.5, {"jawOpen": 0.39, "mouthStretch": 0.12, "mouthLowerDown": 0.28, "mouthUpperUp": 0.16}),
     "ɑ": (1.5, {"jawOpen": 0.42, "mouthLowerDown": 0.22, "mouthUpperUp": 0.10}),
@@ -89,7 +93,8 @@ CLOSED = tuple(CLASS_INDEX[name] for name in ("p", "b", "m"))
 _IPA_ALIKE = {
     "p": "ɸ", "b": "", "m": "ɱ", "f": "", "v": "ʋβ", "θ": "ð", "t": "ʈ", "d": "ɖɗ", "n": "ɳ", "l": "ɫɭɬɮ", "s": "ɕ",
     "z": "ʑ", "ʃ": "ʒʂʐ", "ç": "ɲʎʝ", "k": "qc", "g": "ɡɢɟɠ", "ŋ": "ɴ", "x": "χʁɣʀħ", "h": "ɦʔʕ", "r": "ɾ", "ɹ": "ɻɽɚ",
-    "j": "", "w": "ʍɥ", "i": "", "ɪ": "", "e": "", "ɛ": "", "æ": "", "a": "ɐ", "ɑ": "ɒ", "ɔ": "", "o": "", "ʊ": "", "u": "",
+    "j": "", "w": "ʍɥ", "i": "", "ɪ": "", "e": "", "ɛ": "", "æ": "", "a": "ɐ", "ɑ": "ɒ", "ɔ": "", "o": "", "ʊ": "",
+    "u": "",
     "y": "ʏ", "ø": "ɵ", "œ": "ɶ", "ə": "", "ɜ": "ɝ", "ʌ": "ɤ", "ɨ": "ɯʉᵻ",
 }  # fmt: skip
 _CLASS_OF_SYMBOL = {c: name for name, alike in _IPA_ALIKE.items() for c in name + alike}
@@ -97,9 +102,12 @@ _CLASS_OF_SYMBOL = {c: name for name, alike in _IPA_ALIKE.items() for c in name 
 # CMU Arctic's phone set (flite, festival's US voices) in IPA.
 ARPABET = {
     "aa": "ɑ", "ae": "æ", "ah": "ʌ", "ao": "ɔ", "aw": "aʊ", "ax": "ə", "axr": "ɚ", "ay": "aɪ", "b": "b", "ch": "tʃ",
-    "d": "d", "dh": "ð", "dx": "ɾ", "eh": "ɛ", "el": "əl", "em": "m", "en": "n", "er": "ɜ", "ey": "eɪ", "f": "f", "g": "g",
-    "hh": "h", "hv": "h", "ih": "ɪ", "iy": "i", "jh": "dʒ", "k": "k", "l": "l", "m": "m", "n": "n", "nx": "n", "ng": "ŋ",
-    "ow": "oʊ", "oy": "ɔɪ", "p": "p", "r": "ɹ", "s": "s", "sh": "ʃ", "t": "t", "th": "θ", "uh": "ʊ", "uw": "u", "v": "v",
+    "d": "d", "dh": "ð", "dx": "ɾ", "eh": "ɛ", "el": "əl", "em": "m", "en": "n", "er": "ɜ", "ey": "eɪ", "f": "f",
+    "g": "g",
+    "hh": "h", "hv": "h", "ih": "ɪ", "iy": "i", "jh": "dʒ", "k": "k", "l": "l", "m": "m", "n": "n", "nx": "n",
+    "ng": "ŋ",
+    "ow": "oʊ", "oy": "ɔɪ", "p": "p", "r": "ɹ", "s": "s", "sh": "ʃ", "t": "t", "th": "θ", "uh": "ʊ", "uw": "u",
+    "v": "v",
     "w": "w", "y": "j", "z": "z", "zh": "ʒ", "pau": "", "h#": "", "brth": "",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Sentences in many languages from Debian's own packages: fortunes, the translations of iso-codes, and made-up pinyin."""
+"""Sentences in many languages from Debian's packages: fortunes, the translations of iso-codes, and made-up pinyin."""
 
 from __future__ import annotations
 
