@@ -88,7 +88,7 @@ def main(settings: Settings) -> None:
         if step % 50 == 0 or step == settings.steps:
             score = _exam(averaged, _tensors(exam, mean, spread), config) if step % 250 == 0 else ""
             print(f"{step} {time.perf_counter() - started:.0f} s loss {loss.item():.3f} {score}", flush=True)
-            if step % 500 == 0 or step == settings.steps:
+            if step % 250 == 0 or step == settings.steps:
                 save_base(
                     averaged,
                     settings.output,

@@ -36,11 +36,11 @@ def person(track: Track) -> PersonStatistics:
 
 
 @pytest.fixture(scope="module")
-def model(person: PersonStatistics) -> SpeechModel:
+def model(person: PersonStatistics, loudness_memory) -> SpeechModel:
     """The mouth follows loudness: enough to see amplitude, rest and range."""
-    model = SpeechModel(SpeechModelConfig(members=1, width=8, heads=1)).eval().requires_grad_(False)
+    model = SpeechModel(SpeechModelConfig(members=1, width=8, heads=1, memory_size=1)).eval().requires_grad_(False)
     index = list(MOUTH_INDICES)
-    model.linear.weight.fill_(0.02)
+    loudness_memory(model)
     model.target_std.copy_(torch.from_numpy(person.std[index]))
     for name, values in (
         ("target_mean", person.mean),

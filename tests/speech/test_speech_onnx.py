@@ -21,10 +21,12 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def model() -> SpeechModel:
     torch.manual_seed(0)
-    model = SpeechModel(SpeechModelConfig(width=32, layers=2)).eval()
+    model = SpeechModel(SpeechModelConfig(width=32, layers=2, memory_size=20)).eval()
     with torch.no_grad():
         model.head.weight.normal_(0, 0.3)
-        model.linear.weight.normal_(0, 0.05)
+        model.memory.centres.normal_(0, 1)
+        model.memory.weight.normal_(0, 1)
+        model.memory.scale.fill_(0.05)
         model.target_mean.fill_(0.3)
         model.target_std.fill_(0.1)
         model.rest.fill_(0.05)

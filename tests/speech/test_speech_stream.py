@@ -38,11 +38,11 @@ def person(talker) -> PersonStatistics:
 
 
 @pytest.fixture(scope="module")
-def model(person: PersonStatistics) -> SpeechModel:
+def model(person: PersonStatistics, loudness_memory) -> SpeechModel:
     """Random layers over a mouth that follows loudness: every path of the network matters."""
     torch.manual_seed(0)
-    model = SpeechModel(SpeechModelConfig(width=16, heads=2, layers=2)).eval().requires_grad_(False)
-    model.linear.weight.fill_(0.02)
+    model = SpeechModel(SpeechModelConfig(width=16, heads=2, layers=2, memory_size=1)).eval().requires_grad_(False)
+    loudness_memory(model)
     model.head.weight.normal_(0, 0.2)
     model.target_std.copy_(torch.from_numpy(person.std[MOUTH]))
     for name, values in (

@@ -71,7 +71,7 @@ def test_without_a_held_out_part_there_are_no_held_out_scores(lesson) -> None:
     model, scores = train_speech(*lesson, config)
     assert "jaw_correlation" not in scores
     assert not model.training
-    assert scores["validation_jaw"] > 0.5  # the linear path alone
+    assert scores["validation_jaw"] > 0.5  # the memory alone
 
 
 def test_too_little_speech_is_refused(talker) -> None:
