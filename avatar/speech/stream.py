@@ -109,7 +109,7 @@ class SpeechStream:
             )
         if not np.isfinite(samples).all():
             raise UserError("The sound holds samples that are not numbers (NaN or infinite).")
-        return np.clip(samples, -1, 1).astype(np.float32)
+        return samples.astype(np.float32)
 
     # --- hearing ---
 
