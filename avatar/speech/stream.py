@@ -92,7 +92,7 @@ class SpeechStream:
             return self._motion([])
         ahead = self._model.config.look_ahead_tokens + 1
         missing = -len(self._columns) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
-        self._hear(np.full((missing, self._model.config.n_mels), SILENCE, np.float32))
+        self._hear(np.full((missing, self._model.config.n_mels), SILENCE, np.float32), last=True)
         wanted = math.ceil(round(self._samples / SAMPLE_RATE * self.fps, 6))
         frames = self._complete(wanted)
         self._finished = True
@@ -113,10 +113,14 @@ class SpeechStream:
 
     # --- hearing ---
 
-    def _hear(self, columns: Float32[np.ndarray, "T M"]) -> None:
-        self._columns = np.concatenate([self._columns, columns])
+    def _hear(self, columns: Float32[np.ndarray, "T M"], last: bool = False) -> None:
+        if len(columns):
+            self._columns = np.concatenate([self._columns, columns])
         count = len(self._columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
-        if count == 0:
+        # The network is asked once per frame, not once per token: as soon as it can complete one.
+        next_token = math.ceil(self._frames / self.fps * TOKEN_RATE - _ROUNDING)
+        missing = next_token + 1 - len(self._mouth) + self._model.config.look_ahead_tokens - self._dropped
+        if count == 0 or (count < missing * COLUMNS_PER_TOKEN and not last):
             return
         now, self._columns = self._columns[:count], self._columns[count:]
         for loudness in now.mean(axis=1).reshape(-1, COLUMNS_PER_TOKEN).max(axis=1):
@@ -179,14 +183,15 @@ class SpeechStream:
 
     def _motion(self, frames: list[_Frame]) -> Motion:
         n = len(frames)
+        if n == 0:
+            return Motion(np.zeros(0), np.zeros((0, len(BLENDSHAPE_INDEX)), np.float32), *np.zeros((2, 0, 4, 4)))
         times = np.array([f.time for f in frames], np.float64)
         coefficients = np.zeros((n, len(BLENDSHAPE_INDEX)), np.float32)
         head, torso = np.zeros((n, 6)), np.zeros((n, 6))
-        if n:
-            coefficients[:, FACE_INDICES] = np.stack([f.face for f in frames])
-            coefficients[:, _MOUTH] = np.stack([f.mouth for f in frames])
-            if self.controls.pose == "generated":
-                head, torso = np.stack([f.head for f in frames]), np.stack([f.torso for f in frames])
+        coefficients[:, FACE_INDICES] = np.stack([f.face for f in frames])
+        coefficients[:, _MOUTH] = np.stack([f.mouth for f in frames])
+        if self.controls.pose == "generated":
+            head, torso = np.stack([f.head for f in frames]), np.stack([f.torso for f in frames])
         if self._style is not None:
             coefficients = self._style.apply(coefficients)
         return Motion(
