@@ -72,7 +72,7 @@ def drive(
             None if style is None else style_of(read_track_file(style)[1]), seed,
         )  # fmt: skip
         rate = fps or someone.metadata.fps
-        blocks: Blocks = speech_source(someone, speech, fps, controls)
+        blocks: Blocks = speech_source(someone.stream(fps, controls), speech)
         seconds = sound_seconds(speech)
         total = None if seconds is None else round(seconds * rate)
     else:

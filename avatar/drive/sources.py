@@ -13,21 +13,19 @@ from avatar.drive.edits import read_track_file
 from avatar.errors import UserError
 from avatar.media import speech_blocks
 from avatar.model import Avatar
-from avatar.speech import SpeechControls, following_torso
+from avatar.speech import SpeechStream, following_torso
 from avatar.speech.features import MINIMUM_SECONDS
 from avatar.track import head_rotations
 from avatar.types import Motion, Track
 
 
-def speech_source(
-    avatar: Avatar, path: Path, fps: float | None, controls: SpeechControls
-) -> Iterator[tuple[Motion, Float32[np.ndarray, " S"]]]:
-    """The avatar says what it hears: motion and the sound read for it, piece by piece in constant memory.
+def speech_source(stream: SpeechStream, path: Path) -> Iterator[tuple[Motion, Float32[np.ndarray, " S"]]]:
+    """A fresh stream says what it hears: motion and the sound read for it, piece by piece in constant memory.
 
     Raises:
-        UserError: the avatar has no speech model, an argument is out of range, or the sound is unusable.
+        UserError: the sound is missing, unusable or too short.
     """
-    stream, heard = avatar.stream(fps, controls), 0
+    heard = 0
     for samples in speech_blocks(path):
         heard += len(samples)
         yield stream.push(samples), samples

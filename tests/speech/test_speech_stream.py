@@ -232,7 +232,7 @@ def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStat
     assert np.corrcoef(*jaw)[0, 1] > 0.99
     for name in EMOTIONS:
         motion = speech_to_motion(model, person, sound(2.0), 25.0, SpeechControls(emotion={name: 1.0}))
-        assert 0 <= motion.coefficients.min() and motion.coefficients.max() <= 1
+        assert motion.coefficients.min() >= 0 and motion.coefficients.max() <= 1
         assert np.abs(motion.coefficients - plain.coefficients[:50]).max() > 0.1
 
 
