@@ -1,9 +1,10 @@
-"""Teaches the speech model what speech sounds like, before it meets anyone: `avatar/speech/data/base.safetensors`.
+"""Teaches a transformer what speech sounds like, before it meets anyone: an experiment, see docs/speech.md.
 
 Synthesizers say hours of sentences in thirty languages, and their own phoneme times are the truth: the network learns
 which sound is spoken (cross-entropy over the classes of `speech_corpus/phonemes.py`) and how a mouth would move. Its
-first layers are shipped; `avatar.speech.train` builds every person's model on them. The corpus itself is made here,
-on the spot, from Debian's packages, and not kept:
+layers and heads are written with where they come from. The package does not use them: on real voices they brought
+nothing beyond what a person's own clip teaches (docs/speech.md has the numbers). The corpus is made here, on the spot,
+from Debian's packages, and not kept:
 
     apt-get install espeak-ng flite iso-codes fortunes fortunes-de fortunes-es fortunes-it fortunes-pl fortunes-ru \
         fortunes-cs fortunes-br
@@ -29,8 +30,8 @@ from speech_corpus.corpus import FLITE_SHARE, LANGUAGES, Corpus, make_corpus
 from speech_corpus.phonemes import CLASS_INDEX, CLASSES, SILENCE, shape_table
 
 from avatar.conventions import MOUTH_BLENDSHAPES
+from avatar.files import save_tensors
 from avatar.speech.augment import AugmentConfig, Augmenter
-from avatar.speech.base import BASE_FILE, save_base
 from avatar.speech.model import SpeechModel, SpeechModelConfig
 
 
@@ -38,14 +39,17 @@ from avatar.speech.model import SpeechModel, SpeechModelConfig
 class Settings:
     """How the base is trained."""
 
-    output: Path = BASE_FILE
-    hours: float = 4.0
+    output: Path = Path("speech_base.safetensors")
+    hours: float = 3.0
     """Of speech."""
-    steps: int = 2500
-    batch: int = 24
-    tokens: int = 128
-    """Length of a stretch: 2.6 s."""
-    rate: float = 2e-3
+    width: int = 128
+    layers: int = 3
+    context_tokens: int = 32
+    steps: int = 2200
+    batch: int = 16
+    tokens: int = 112
+    """Length of a stretch: 2.2 s."""
+    rate: float = 3e-3
     weight_decay: float = 0.02
     dropout: float = 0.05
     mouth_weight: float = 0.5
@@ -55,6 +59,7 @@ class Settings:
 
 AUGMENT = AugmentConfig(tempo=0.12, vocal_tract=0.1, gain_db=12.0, equaliser_db=4.0, reverb_chance=0.4, noise_top=-1.0)
 TEST_SECONDS = 600.0
+_KEPT = ("stem.", "blocks.", "head.")
 
 
 def main(settings: Settings) -> None:
@@ -63,11 +68,13 @@ def main(settings: Settings) -> None:
     started = time.perf_counter()
     lesson, exam = make_corpus(settings.hours * 3600, settings.seed), make_corpus(TEST_SECONDS, settings.seed + 1)
     print(f"corpus: {len(lesson.classes) / 50 / 3600:.2f} h in {time.perf_counter() - started:.0f} s", flush=True)
-    config = replace(SpeechModelConfig(), members=1, outputs=len(MOUTH_BLENDSHAPES) + len(CLASSES))
+    config = replace(
+        SpeechModelConfig(), members=1, outputs=len(MOUTH_BLENDSHAPES) + len(CLASSES), width=settings.width,
+        layers=settings.layers, context_tokens=settings.context_tokens,
+    )  # fmt: skip
     model, averaged = SpeechModel(config, settings.dropout), SpeechModel(config).eval()
     averaged.load_state_dict(model.state_dict())
-    trained = [p for n, p in model.named_parameters() if not n.startswith("linear.")]
-    kept = [p for n, p in averaged.named_parameters() if not n.startswith("linear.")]
+    trained, kept = list(model.parameters()), list(averaged.parameters())
     print(f"parameters: {sum(p.numel() for p in trained)}", flush=True)
     optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98))
     augment = Augmenter(AUGMENT, torch.Generator().manual_seed(settings.seed))
@@ -89,11 +96,9 @@ def main(settings: Settings) -> None:
             score = _exam(averaged, _tensors(exam, mean, spread), config) if step % 250 == 0 else ""
             print(f"{step} {time.perf_counter() - started:.0f} s loss {loss.item():.3f} {score}", flush=True)
             if step % 250 == 0 or step == settings.steps:
-                save_base(
-                    averaged,
-                    settings.output,
-                    _provenance(settings, _exam(averaged, _tensors(exam, mean, spread), config)),
-                )
+                weights = {k: v.half() for k, v in averaged.state_dict().items() if k.startswith(_KEPT)}
+                found = _exam(averaged, _tensors(exam, mean, spread), config)
+                save_tensors(settings.output, weights, _provenance(settings, found))
 
 
 def _tensors(corpus: Corpus, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
