@@ -54,6 +54,8 @@ class SpeechTrainConfig:
     rate: float = 3e-3
     weight_decay: float = 0.05
     dropout: float = 0.2
+    closing_weight: float = 4.0
+    """Of moments at which the lips shut for a p, b or m, beside 1 of others."""
     velocity_weight: float = 0.3
     """Of the error of the change over two tokens."""
     average: float = 0.98
@@ -82,6 +84,7 @@ class _Lesson:
     log_mel: Float[Tensor, "T M"]
     targets: SpeechTargets
     weights: Float[Tensor, "E n"]
+    """0 where a member may not learn."""
     left_out: Bool[Tensor, "E n"]
 
 
@@ -151,6 +154,7 @@ def _lesson(features: SpeechFeatures, track: Track, config: SpeechTrainConfig, h
     if known.sum() < MINIMUM_SECONDS * TOKEN_RATE:
         raise UserError(f"The clip has less than {MINIMUM_SECONDS} s of sound with a face to learn speech from.")
     weights, left_out = _folds(known, config)
+    weights = weights * torch.from_numpy(np.where(targets.closing, config.closing_weight, 1.0)).float()
     return _Lesson(torch.from_numpy(features.log_mel[:count]), targets, weights, left_out)
 
 
@@ -208,7 +212,7 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
     fits = [_solve(k, centre, y, w.double(), config.ridges) for w in lesson.weights]  # each without its part
     said = [torch.stack([(k @ a + b).float() for a, b in (f[i] for f in fits)]) for i in range(len(config.ridges))]
     best = max(range(len(config.ridges)), key=lambda i: _validation(said[i], lesson)[0])
-    everything = (lesson.weights.amax(0) > 0).double()
+    everything = lesson.weights.amax(0).double()
     weight, bias = _solve(k, centre, y, everything, config.ridges[best : best + 1])[0]
     outputs = c.outputs
     tensors = {
@@ -223,7 +227,7 @@ def _solve(
     ridges: tuple[float, ...],
 ) -> list[tuple[Float[Tensor, "m Z"], Float[Tensor, " Z"]]]:  # fmt: skip
     """Weights and bias for each ridge."""
-    bias = (w @ y) / w.sum()
+    bias = y[w > 0].mean(0)
     gram, right = k.T @ (w[:, None] * k), k.T @ (w[:, None] * (y - bias))
     jitter = 1e-6 * len(k) * torch.eye(len(centre)).double()
     return [(torch.linalg.solve(gram + ridge * centre + jitter, right), bias) for ridge in ridges]
