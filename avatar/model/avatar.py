@@ -53,7 +53,8 @@ class Avatar:
                 speech.eval().requires_grad_(False)
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(
-                f"{path} is damaged: its motion statistics or speech model cannot be read; fit the clip again."
+                f"{path} is damaged or was made by an older version: its motion statistics or "
+                f"speech model cannot be read; fit the clip again."
             ) from None
         return Avatar(model, metadata, person, speech)
 

@@ -226,7 +226,7 @@ def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStat
     )
     cheek = BLENDSHAPE_INDEX["cheekSquintLeft"]
     added = happy.coefficients[:, cheek] - plain.coefficients[:, cheek]
-    assert added[50:].mean() > 0.15 and added[0] < 0.02  # it comes softly
+    assert added[50:].mean() > 0.08 and added[0] < 0.02  # it comes softly
     assert np.abs(np.diff(added)).max() < 0.05
     jaw = [m.coefficients[50:, JAW] for m in (plain, happy)]
     assert np.corrcoef(*jaw)[0, 1] > 0.99
