@@ -31,6 +31,8 @@ STATE_WEIGHT = 2.0
 """Standard deviations of pose that the wrong state (speaking or silent) counts as."""
 IDLE_MOTION = 0.5
 """Share of the head's motion that is left while silent or listening, where the clip holds no silence to follow."""
+SILENCE_SECONDS = 6.0
+"""Of silence that a recording must hold for a silent manner to be taken from it."""
 STATE_SECONDS = 0.8
 """Time constant at which the manner goes from speaking to silent and back."""
 
@@ -58,6 +60,11 @@ ACCENT = 1.2
 """How far the brows rise on a stressed syllable, in the person's own standard deviations."""
 
 
+def shows_silence(person: PersonStatistics) -> bool:
+    """Whether the recording shows the person silent for long enough that following it would not look like a loop."""
+    return float((person.excerpt_speaking < 0.5).sum()) >= SILENCE_SECONDS * EXCERPT_RATE
+
+
 class MannerStream:
     """The person's head, torso, brows and gaze, tick after tick at EXCERPT_RATE; the same for the same seed."""
 
@@ -71,7 +78,7 @@ class MannerStream:
         self._match = np.where(np.arange(self._track.shape[1]) < 12, 1 / np.maximum(scale, 1e-3), 0.0)
         self._index = int(self._random.integers(max(1, len(self._track) // 2)))
         self._left = self._stretch()
-        self._state = person.excerpt_speaking.astype(np.float64)
+        self._state = person.excerpt_speaking.astype(np.float64) if shows_silence(person) else None
         self._is_speaking = True
         self._offset = np.zeros(self._track.shape[1])
         self._drift = np.zeros(self._track.shape[1])
@@ -115,8 +122,10 @@ class MannerStream:
         choices = far if len(far) else choices
         cost = ((self._track[choices] - pose) * self._match) ** 2
         cost = cost + ((self._speed[choices] - speed) * self._match * SPEED_WEIGHT) ** 2
-        wrong = np.abs(self._state[choices] - float(self._is_speaking))
-        best = np.argsort(cost.sum(axis=1) + STATE_WEIGHT**2 * wrong, kind="stable")[
+        total = cost.sum(axis=1)
+        if self._state is not None:
+            total = total + STATE_WEIGHT**2 * np.abs(self._state[choices] - float(self._is_speaking))
+        best = np.argsort(total, kind="stable")[
             : CANDIDATES * 5 : 5
         ]  # neighbours are one place
         self._index = int(self._random.choice(choices[best]))
@@ -186,7 +195,7 @@ class Manner:
         self._person = person
         self._body, self._saccades, self._gaze = MannerStream(person, seed), MicroSaccades(seed), gaze
         self._level = 1.0
-        self._rest = float(person.excerpt_speaking.mean()) < 0.98  # the clip shows how the person is silent
+        self._shows_silence = shows_silence(person)
         self._still = np.median(person.excerpt_face, axis=0).astype(np.float64)
 
     def tick(self, speaking: float, accent: float) -> Float[np.ndarray, " F"]:
@@ -194,7 +203,7 @@ class Manner:
         (1 speaking .. 0 silent) last."""
         self._level += (speaking - self._level) / (EXCERPT_RATE * STATE_SECONDS)
         row = self._body.tick(self._level)
-        if not self._rest:
+        if not self._shows_silence:
             row[:12] *= IDLE_MOTION + (1 - IDLE_MOTION) * self._level
         face = row[12:]
         if self._gaze == "generated":
