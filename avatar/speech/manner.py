@@ -125,9 +125,7 @@ class MannerStream:
         total = cost.sum(axis=1)
         if self._state is not None:
             total = total + STATE_WEIGHT**2 * np.abs(self._state[choices] - float(self._is_speaking))
-        best = np.argsort(total, kind="stable")[
-            : CANDIDATES * 5 : 5
-        ]  # neighbours are one place
+        best = np.argsort(total, kind="stable")[: CANDIDATES * 5 : 5]  # neighbours are one place
         self._index = int(self._random.choice(choices[best]))
         self._offset, self._drift = pose - self._track[self._index], speed - self._speed[self._index]
         self._since, self._left = 0.0, self._stretch()
