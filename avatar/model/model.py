@@ -78,6 +78,6 @@ class AvatarModel(nn.Module):
         """
         camera = camera or self.camera
         weights = self.weights(motion)
-        gaussians = {name: self.branch(name)(weights[name]) for name in BRANCHES}
+        gaussians = {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink)
