@@ -95,6 +95,26 @@ void animate_backward(const std::vector<Address>& branch, const std::vector<int>
     avatar::animate_backward(job, threads, *avatar::borrow_workspace());
 }
 
+// inputs: sh, means, skin, poses; sizes: batch, splats, terms, channels; outputs: colors, or their gradient and then those
+// of the inputs.
+template <class S> avatar::ShJob<S> sh_job(const std::vector<Address>& in, const std::vector<int>& n, S* colors) {
+    if (in.size() != 4 || n.size() != 4) throw std::invalid_argument("4 addresses and 4 sizes are needed");
+    return {at<const S>(in[0]), at<const S>(in[1]), at<const S>(in[2]), at<const S>(in[3]), n[0], n[1], n[2], n[3], colors};
+}
+template <class S> void sh_colors(const std::vector<Address>& in, const std::vector<int>& sizes, Address colors, int threads) {
+    const avatar::ShJob<S> job = sh_job<S>(in, sizes, at<S>(colors));
+    nb::gil_scoped_release release;
+    avatar::sh_colors(job, threads);
+}
+template <class S>
+void sh_colors_backward(const std::vector<Address>& in, const std::vector<int>& sizes, Address v_colors, const std::vector<Address>& out, int threads) {
+    if (out.size() != 4) throw std::invalid_argument("4 gradients are needed");
+    const avatar::ShJob<S> job = sh_job<S>(in, sizes, nullptr);
+    nb::gil_scoped_release release;
+    avatar::sh_colors_backward(job, at<const S>(v_colors), {at<S>(out[0]), at<S>(out[1]), at<S>(out[2]), at<S>(out[3])}, threads,
+                               *avatar::borrow_workspace());
+}
+
 template <class S>
 std::pair<double, double> l1_ssim(Address image, Address target, Address weights, const std::vector<int>& sizes, Address v_image, int threads) {
     if (sizes.size() != 4) throw std::invalid_argument("4 sizes are needed: batch, height, width, channels");
@@ -126,6 +146,8 @@ template <class S> void add_precision(nb::module_& m, const std::string& suffix)
     m.def(("backward" + suffix).c_str(), &backward<S>);
     m.def(("animate" + suffix).c_str(), &animate<S>);
     m.def(("animate_backward" + suffix).c_str(), &animate_backward<S>);
+    m.def(("sh_colors" + suffix).c_str(), &sh_colors<S>);
+    m.def(("sh_colors_backward" + suffix).c_str(), &sh_colors_backward<S>);
     m.def(("l1_ssim" + suffix).c_str(), &l1_ssim<S>);
     m.def(("l1_ssim_backward" + suffix).c_str(), &l1_ssim_backward<S>);
     m.def(("level" + suffix).c_str(), [] { return std::string(avatar::choose_kernels(static_cast<const S*>(nullptr)).name); });

@@ -1,8 +1,8 @@
 """The one composite: face over mouth over torso over backdrop.
 
 Used by training, evaluation, drive and the viewer; whatever draws an avatar elsewhere must match it. The branches go
-into one call of the rasterizer with their index as compositing layer, so a pixel's splats are ordered by (layer, depth) and
-blending them front to back is the composite.
+into one call of the rasterizer with their index as compositing layer, so a pixel's splats are ordered by (layer,
+depth) and blending them front to back is the composite.
 """
 
 from __future__ import annotations

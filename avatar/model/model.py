@@ -34,6 +34,8 @@ class AvatarModel(nn.Module):
             {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
         )
         self.backdrop = nn.Parameter(backdrop.clone())
+        self.rasterizer = "auto"
+        """Backend of `avatar.raster.draw`."""
 
     @property
     def count(self) -> int:
@@ -80,4 +82,4 @@ class AvatarModel(nn.Module):
         weights = self.weights(motion)
         gaussians = {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
-        return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink)
+        return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

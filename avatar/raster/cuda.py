@@ -22,6 +22,7 @@ from torch import Tensor
 from avatar.errors import one_line
 
 NAME = "_raster_cuda"
+NO_DEVICE = "PyTorch sees no CUDA device"
 MAX_BRANCHES = 4
 MAX_LAYERS = 16
 ATTRIBUTES = 14
@@ -92,6 +93,15 @@ class _Loss(ctypes.Structure):
     ]
 
 
+class _Sh(ctypes.Structure):
+    _fields_ = [
+        *((name, _Pointer) for name in ("sh", "means", "skin", "poses")),
+        *((name, _Int) for name in ("batch", "splats", "terms", "channels")),
+        *((name, _Pointer) for name in ("colors", "v_colors", "v_skin_frames", "pose_partials")),
+        *((name, _Pointer) for name in ("v_sh", "v_means", "v_skin", "v_poses")),
+    ]
+
+
 class Library:
     """The compiled kernels: for the GPU, or (in tests) for the host.
 
@@ -106,7 +116,7 @@ class Library:
             getattr(self.handle, name).restype = ctypes.c_int64
         for name in ("avatar_error", "avatar_layout"):
             getattr(self.handle, name).restype = ctypes.c_char_p
-        sizes = " ".join(str(ctypes.sizeof(s)) for s in (_Branch, _Scene, _Buffers, _Gradients, _Loss))
+        sizes = " ".join(str(ctypes.sizeof(s)) for s in (_Branch, _Scene, _Buffers, _Gradients, _Loss, _Sh))
         if self.handle.avatar_layout().decode() != sizes:
             raise ImportError(f"{path.name} was built from another version of the sources; install the package again")
 
@@ -149,9 +159,7 @@ def library_path() -> Path | None:
 def unavailable() -> str:
     """Why the kernels cannot run here, or an empty string when they can."""
     why = _load()[1]
-    if not why and not torch.cuda.is_available():
-        return "PyTorch sees no CUDA device"
-    return why
+    return why or ("" if torch.cuda.is_available() else NO_DEVICE)
 
 
 def library() -> Library:
@@ -257,9 +265,8 @@ def draw(kernels: Library, scene: Scene, keep: bool) -> tuple[Tensor, Tensor, Te
     image = torch.empty(scene.batch, scene.height, scene.width, scene.channels, device=device)
     alpha = torch.empty(scene.batch, scene.height, scene.width, device=device)
     state = _State(scene, kernels, keep and not scene.per_frame)
-    temporary = torch.empty(
-        kernels.number("avatar_sort_bytes", scene.batch, scene.splats), dtype=torch.uint8, device=device
-    )
+    sort_bytes = kernels.number("avatar_sort_bytes", scene.batch, scene.splats)
+    temporary = torch.empty(sort_bytes, dtype=torch.uint8, device=device)
     keys = torch.empty(2, items, dtype=torch.int64, device=device)
     indices = torch.empty(items, dtype=torch.int32, device=device)
     buffers = _Buffers()
@@ -283,7 +290,7 @@ def draw_backward(
     with_sink: bool,
     deterministic: bool,
 ) -> tuple[list[list[Tensor]], Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients per branch (in the order of its tensors), of poses, intrinsics and background, and the sink's increment."""
+    """Gradients per branch (in its tensors' order), of poses, intrinsics and background, and the sink's increment."""
     device, items = scene.poses.device, scene.batch * scene.splats
     state = _State(scene, kernels, not scene.per_frame, state_buffer)
     struct, buffers, gradients = scene.as_struct(), _Buffers(), _Gradients()
@@ -336,6 +343,38 @@ def _slots(kernels: Library, struct: _Scene, buffers: _Buffers, scene: Scene, sc
         ctypes.c_void_p(counts.data_ptr()), ctypes.c_void_p(slot_start.data_ptr()),
     )  # fmt: skip
     return slot_start, scratch(max(1, int(slot_start[-1])), SUMS)
+
+
+# ------------------------------------------------------------------------------------------ view-dependent colours
+
+
+def _sh_struct(scene: Sequence[Tensor]) -> _Sh:
+    job, (sh, means, skin, poses) = _Sh(), scene
+    job.sh, job.means, job.skin, job.poses = (t.data_ptr() for t in (sh, means, skin, poses))
+    job.batch, job.splats, job.terms, job.channels = *means.shape[:2], *sh.shape[1:]
+    return job
+
+
+def sh_colors(kernels: Library, scene: Sequence[Tensor]) -> Tensor:
+    """Colours (B, N, C). `scene`: sh, means, skin, poses."""
+    job, (sh, means, _, _) = _sh_struct(scene), scene
+    colors = means.new_empty(*means.shape[:2], sh.shape[2])
+    job.colors = colors.data_ptr()
+    kernels.call("avatar_sh", means, ctypes.byref(job))
+    return colors
+
+
+def sh_colors_backward(kernels: Library, scene: Sequence[Tensor], v_colors: Tensor) -> list[Tensor]:
+    """Gradients of the four tensors of `scene`."""
+    job, (_, means, _, _) = _sh_struct(scene), scene
+    gradients = [torch.empty_like(t) for t in scene]
+    blocks = kernels.number("avatar_blocks", means.shape[1])
+    v_skin_frames = means.new_empty(means.shape[:2])
+    partials = means.new_empty(means.shape[0] * blocks * 24, dtype=torch.float64)
+    job.v_colors, job.v_skin_frames, job.pose_partials = (t.data_ptr() for t in (v_colors, v_skin_frames, partials))
+    job.v_sh, job.v_means, job.v_skin, job.v_poses = (t.data_ptr() for t in gradients)
+    kernels.call("avatar_sh_backward", means, ctypes.byref(job))
+    return gradients
 
 
 # ------------------------------------------------------------------------------------------------ image loss

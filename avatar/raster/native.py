@@ -204,6 +204,32 @@ def animate_backward(branches: list[list[Tensor]], units: list[float], v_parts: 
     return results
 
 
+# ------------------------------------------------------------------------------------------ view-dependent colours
+
+
+def sh_colors(scene: list[Tensor]) -> Tensor:
+    """Colours (B, N, C). `scene`: sh, means, skin, poses."""
+    sh, means = scene[0], scene[1]
+    colors = means.new_empty(*means.shape[:2], sh.shape[2])
+    sizes = [*means.shape[:2], sh.shape[1], sh.shape[2]]
+    _function("sh_colors", means)([t.data_ptr() for t in scene], sizes, colors.data_ptr(), torch.get_num_threads())
+    return colors
+
+
+def sh_colors_backward(scene: list[Tensor], v_colors: Tensor) -> list[Tensor]:
+    """Gradients of the four tensors of `scene`."""
+    sh, means = scene[0], scene[1]
+    gradients = [torch.empty_like(t) for t in scene]
+    _function("sh_colors_backward", means)(
+        [t.data_ptr() for t in scene],
+        [*means.shape[:2], sh.shape[1], sh.shape[2]],
+        v_colors.data_ptr(),
+        [t.data_ptr() for t in gradients],
+        torch.get_num_threads(),
+    )
+    return gradients
+
+
 # ------------------------------------------------------------------------------------------------ image loss
 
 

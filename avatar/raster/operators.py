@@ -192,7 +192,7 @@ def draw_backward_op(
     v_alpha: Tensor,
     with_sink: bool,
 ) -> list[Tensor]:
-    """Gradients of the branches' tensors, poses, intrinsics, background, and the sink's increment (empty if unwanted)."""
+    """Gradients of the branches' tensors, poses, intrinsics, background, and the sink's increment (or empty)."""
     parts_of = _by_branch(branches)
     splats = sum(b[0].shape[0] for b in parts_of)
     parts = native.frame_parts(frames, poses.shape[0], splats, 3 + coverage)
@@ -276,6 +276,53 @@ def _draw_autograd(ctx, v_image, v_alpha, _v_frames, _v_records, _v_lists):
 
 
 draw_op.register_autograd(_draw_autograd, setup_context=_draw_context)
+
+
+# ------------------------------------------------------------------------------------------ view-dependent colours
+
+
+@torch.library.custom_op("avatar::sh_colors", mutates_args=(), device_types="cpu")
+def sh_colors_op(sh: Tensor, means: Tensor, skin: Tensor, poses: Tensor) -> Tensor:
+    """Colours of every frame."""
+    return native.sh_colors([t.contiguous() for t in (sh, means, skin, poses)])
+
+
+@sh_colors_op.register_kernel("cuda")
+def _(sh, means, skin, poses):
+    return cuda.sh_colors(cuda.library(), [t.contiguous() for t in (sh, means, skin, poses)])
+
+
+@sh_colors_op.register_fake
+def _(sh, means, skin, poses):
+    return means.new_empty(*means.shape[:2], sh.shape[2])
+
+
+@torch.library.custom_op("avatar::sh_colors_backward", mutates_args=(), device_types="cpu")
+def sh_colors_backward_op(sh: Tensor, means: Tensor, skin: Tensor, poses: Tensor, v_colors: Tensor) -> list[Tensor]:
+    """Gradients of the first four arguments."""
+    return native.sh_colors_backward([t.contiguous() for t in (sh, means, skin, poses)], v_colors.contiguous())
+
+
+@sh_colors_backward_op.register_kernel("cuda")
+def _(sh, means, skin, poses, v_colors):
+    scene = [t.contiguous() for t in (sh, means, skin, poses)]
+    return cuda.sh_colors_backward(cuda.library(), scene, v_colors.contiguous())
+
+
+@sh_colors_backward_op.register_fake
+def _(sh, means, skin, poses, v_colors):
+    return [t.new_empty(t.shape) for t in (sh, means, skin, poses)]
+
+
+def _sh_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _sh_autograd(ctx, v_colors):
+    return tuple(sh_colors_backward_op(*ctx.saved_tensors, v_colors))
+
+
+sh_colors_op.register_autograd(_sh_autograd, setup_context=_sh_context)
 
 
 # ------------------------------------------------------------------------------------------------ image loss operator

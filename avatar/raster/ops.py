@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avatar.errors import UserError
 from avatar.raster import cuda, gsplat_backend, native, reference
-from avatar.raster.operators import draw_op, l1_ssim_op, rasterize_op
+from avatar.raster.operators import draw_op, l1_ssim_op, rasterize_op, sh_colors_op
 from avatar.raster.reference import MovingGaussians
 
 BACKENDS: Final = ("auto", "native", "reference", "gsplat")
@@ -123,6 +123,41 @@ def draw(
     return image, alpha
 
 
+def sh_colors(
+    sh: Float[Tensor, "N K C"],
+    means: Float[Tensor, "B N 3"],
+    skin: Float[Tensor, " N"],
+    poses: Float[Tensor, "B 2 3 4"],
+    backend: str = "auto",
+) -> Float[Tensor, "B N C"]:
+    """View-dependent colours for `rasterize`, from spherical harmonics of degree 0 (K = 1) or 1 (K = 4).
+
+    Differentiable. In the order and with the signs of 3DGS, without its offset of 0.5 and its clamp. The direction
+    is the one from which the camera sees the Gaussian, turned into canonical space by its blended pose.
+
+    Args:
+        sh: coefficients, C in 1..8 channels.
+        means: positions in canonical space, cm.
+        skin: weight of pose 0 in 0..1, as in `rasterize`.
+        poses: camera_from_head and camera_from_torso.
+        backend: "auto", "native" or "reference".
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit together.
+    """
+    batch, splats = means.shape[:2]
+    wanted = {"means": (batch, splats, 3), "skin": (splats,), "poses": (batch, 2, 3, 4)}
+    for name, tensor in (("means", means), ("skin", skin), ("poses", poses)):
+        if tuple(tensor.shape) != wanted[name]:
+            raise ValueError(f"{name} must have shape {wanted[name]}, got {tuple(tensor.shape)}.")
+    if sh.ndim != 3 or sh.shape[0] != splats or sh.shape[1] not in (1, 4) or not 1 <= sh.shape[2] <= MAX_CHANNELS:
+        raise ValueError(f"sh must have shape ({splats}, 1 or 4, 1 to {MAX_CHANNELS}), got {tuple(sh.shape)}.")
+    _check_alike({"sh": sh, "means": means, "skin": skin, "poses": poses})
+    if not _use_native(backend, means):
+        return reference.sh_colors(sh, means, skin, poses)
+    return sh_colors_op(sh, means, skin, poses)
+
+
 def l1_ssim(
     image: Float[Tensor, "B H W C"],
     target: Float[Tensor, "B H W C"],
@@ -160,6 +195,19 @@ def l1_ssim(
     with_gradient = torch.is_grad_enabled() and image.requires_grad
     l1, ssim, _, _ = l1_ssim_op(image, target, weights, with_gradient)
     return l1, ssim
+
+
+def check_backend(backend: str, device: torch.device) -> None:
+    """Whether a fit can use this backend on this device, before hours are spent.
+
+    Raises:
+        UserError: it is unknown or cannot run here.
+    """
+    _use_native(backend, torch.empty(0, device=device))
+    if backend == "gsplat" and (why := gsplat_backend.unavailable()):
+        raise UserError(f"The gsplat rasterizer cannot run: {why}.")
+    if backend == "gsplat" and device.type != "cuda":
+        raise UserError("The gsplat rasterizer works on a GPU; add --device cuda.")
 
 
 def _use_native(backend: str, tensor: Tensor) -> bool:

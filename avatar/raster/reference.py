@@ -32,6 +32,10 @@ LOG_SCALE_RANGE: Final = (-20.0, 8.0)
 """2e-9 cm .. 30 m; outside it float32 determinants under- or overflow. The gradient is zero outside."""
 QUAT_EPS: Final = 1e-12
 
+SH_0: Final = 0.28209479177387814
+SH_1: Final = 0.4886025119029199
+"""Factors of the spherical harmonics of degree 0 and 1 (Sloan, "Stupid spherical harmonics tricks", 2008)."""
+
 SSIM_WINDOW: Final = 11
 SSIM_SIGMA: Final = 1.5
 SSIM_C1: Final = 0.01**2
@@ -202,7 +206,7 @@ def animate(
 ) -> tuple[
     Float[Tensor, "B N 3"], Float[Tensor, "B N 4"], Float[Tensor, "B N 3"], Float[Tensor, "B N"], Float[Tensor, "B N 3"]
 ]:
-    """Means, quats, log scales, opacity logits and colours of every frame: canonical + units * sum_k weight_k basis_k."""
+    """Means, quats, log scales, opacity logits, colours of every frame: canonical + units * sum_k weight_k basis_k."""
     k, n, width = branch.bases.shape
     bases = branch.bases.to(branch.weights.dtype)
     offsets = (branch.weights @ bases.reshape(k, n * width)).view(-1, n, width) * units
@@ -214,6 +218,22 @@ def animate(
         branch.opacity_logits + d_opacity.squeeze(-1),
         branch.colors + d_colors,
     )
+
+
+def sh_colors(
+    sh: Float[Tensor, "N K C"],
+    means: Float[Tensor, "B N 3"],
+    skin: Float[Tensor, " N"],
+    poses: Float[Tensor, "B 2 3 4"],
+) -> Float[Tensor, "B N C"]:
+    """The twin of `avatar.raster.sh_colors`."""
+    s = skin[None, :, None, None]
+    blended = s * poses[:, None, 0] + (1 - s) * poses[:, None, 1]
+    position = (blended[..., :3] @ means[..., None])[..., 0] + blended[..., 3]
+    along = (blended[..., :3].transpose(-1, -2) @ position[..., None])[..., 0]
+    x, y, z = torch.nn.functional.normalize(along, dim=-1, eps=QUAT_EPS).unbind(-1)
+    factors = torch.stack([torch.full_like(x, SH_0), -SH_1 * y, SH_1 * z, -SH_1 * x], dim=-1)[..., : sh.shape[1]]
+    return torch.einsum("bnk,nkc->bnc", factors, sh)
 
 
 def draw(

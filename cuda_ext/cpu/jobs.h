@@ -118,6 +118,19 @@ template <class S> struct AnimateBackwardJob {
 };
 inline int animate_chunks(int count) { return (count + kAnimateChunk - 1) / kAnimateChunk; }
 
+// View-dependent colours, see include/avatar/sh.h.
+template <class S> struct ShJob {
+    const S *sh, *means, *skin, *poses;  // (splats, terms, channels), (batch, splats, 3), (splats,), (batch, 2, 3, 4)
+    int batch, splats, terms, channels;  // terms: 1 or 4
+    S* colors;                           // forward only: (batch, splats, channels)
+};
+template <class S> struct ShBackwardJob {
+    ShJob<S> forward;
+    const S* v_colors;
+    S *v_means, *v_skin, *factors;       // (batch, splats, 3), (batch, splats), (batch, splats, 4)
+    S* v_pose_chunks;                    // 24 per chunk
+};
+
 template <class S> struct Kernels {
     const char* name;
     // chunk = image * chunks_per_image + block of kChunk splats
@@ -130,6 +143,8 @@ template <class S> struct Kernels {
     // scratch: batch * kAnimateChunk * kAttributes
     void (*animate)(const AnimateJob<S>&, int chunk, S* scratch);
     void (*animate_backward)(const AnimateBackwardJob<S>&, int chunk, S* scratch);
+    void (*sh)(const ShJob<S>&, int chunk);  // chunks as in project
+    void (*sh_backward)(const ShBackwardJob<S>&, int chunk);
 };
 
 extern const Kernels<float> kKernelsBaseline;

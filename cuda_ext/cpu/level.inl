@@ -3,6 +3,7 @@
 #include "kernels.inl"
 #include "ssim.inl"
 #include "animate.inl"
+#include "sh.inl"
 
 namespace avatar {
 extern const Kernels<AVATAR_SCALAR> AVATAR_LEVEL;
@@ -16,5 +17,7 @@ const Kernels<AVATAR_SCALAR> AVATAR_LEVEL = {
     AVATAR_NS::l1_ssim_backward_run<AVATAR_SCALAR, AVATAR_LANES>,
     AVATAR_NS::animate_chunk<AVATAR_SCALAR, AVATAR_LANES>,
     AVATAR_NS::animate_backward_chunk<AVATAR_SCALAR, AVATAR_LANES>,
+    AVATAR_NS::sh_chunk<AVATAR_SCALAR, AVATAR_LANES>,
+    AVATAR_NS::sh_backward_chunk<AVATAR_SCALAR, AVATAR_LANES>,
 };
 }  // namespace avatar

@@ -366,6 +366,44 @@ template <class S> void animate_backward(const AnimateBackwardJob<S>& given, int
     }
 }
 
+// ------------------------------------------------------------------------------------------------ view-dependent colours
+
+template <class S> void sh_colors(const ShJob<S>& job, int threads) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    parallel_for(static_cast<int64_t>(job.batch) * chunks_per_image(job.splats), threads,
+                 [&](int64_t chunk, int) { kernels.sh(job, static_cast<int>(chunk)); });
+}
+
+template <class S>
+void sh_colors_backward(const ShJob<S>& job, const S* v_colors, const ShGradients<S>& out, int threads, Workspace& w) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    const int chunks = chunks_per_image(job.splats);
+    const size_t all = static_cast<size_t>(job.batch) * static_cast<size_t>(job.splats);
+    S* v_skin = reinterpret_cast<S*>(w.v_skin.get(all * sizeof(S)));
+    S* factors = reinterpret_cast<S*>(w.partials.get(all * 4 * sizeof(S)));
+    S* pose_chunks = reinterpret_cast<S*>(w.pose_chunks.get(static_cast<size_t>(job.batch) * chunks * 24 * sizeof(S)));
+    const ShBackwardJob<S> backward{job, v_colors, out.means, v_skin, factors, pose_chunks};
+    parallel_for(static_cast<int64_t>(job.batch) * chunks, threads,
+                 [&](int64_t chunk, int) { kernels.sh_backward(backward, static_cast<int>(chunk)); });
+    for (int b = 0; b < job.batch; ++b)
+        for (int k = 0; k < 24; ++k) {
+            double sum = 0;
+            for (int c = 0; c < chunks; ++c) sum += static_cast<double>(pose_chunks[(static_cast<size_t>(b) * chunks + c) * 24 + k]);
+            out.poses[b * 24 + k] = static_cast<S>(sum);
+        }
+    parallel_for(job.splats, threads, [&](int64_t n, int) {
+        S* v_sh = out.sh + n * job.terms * job.channels;
+        std::fill(v_sh, v_sh + job.terms * job.channels, S(0));
+        out.skin[n] = S(0);
+        for (int64_t b = 0; b < job.batch; ++b) {
+            const int64_t i = b * job.splats + n;
+            out.skin[n] += v_skin[i];
+            for (int t = 0; t < job.terms; ++t)
+                for (int c = 0; c < job.channels; ++c) v_sh[t * job.channels + c] += factors[i * 4 + t] * v_colors[i * job.channels + c];
+        }
+    });
+}
+
 // ------------------------------------------------------------------------------------------------ image loss
 
 template <class S>
@@ -404,6 +442,8 @@ void l1_ssim_backward(const S* image, const S* target, const S* weights, const S
                               Workspace&);                                                                                 \
     template void animate<S>(const AnimateJob<S>&, int, Workspace&);                                                       \
     template void animate_backward<S>(const AnimateBackwardJob<S>&, int, Workspace&);                                      \
+    template void sh_colors<S>(const ShJob<S>&, int);                                                                      \
+    template void sh_colors_backward<S>(const ShJob<S>&, const S*, const ShGradients<S>&, int, Workspace&);                \
     template void l1_ssim<S>(const S*, const S*, const S*, int, int, int, int, S*, double*, int, Workspace&);              \
     template void l1_ssim_backward<S>(const S*, const S*, const S*, const S*, int64_t, int, S, S, S*, int);
 AVATAR_INSTANTIATE(float)

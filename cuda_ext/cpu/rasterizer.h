@@ -51,6 +51,11 @@ void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image,
 template <class S> void animate(const AnimateJob<S>& job, int threads, Workspace& workspace);
 template <class S> void animate_backward(const AnimateBackwardJob<S>& job, int threads, Workspace& workspace);
 
+template <class S> void sh_colors(const ShJob<S>& job, int threads);
+template <class S> struct ShGradients { S *sh, *means, *skin, *poses; };
+template <class S>
+void sh_colors_backward(const ShJob<S>& job, const S* v_colors, const ShGradients<S>& out, int threads, Workspace& workspace);
+
 // Sums of weights * |image - target| and weights * SSIM over pixels and channels; `v_image` may be null.
 template <class S>
 void l1_ssim(const S* image, const S* target, const S* weights, int batch, int height, int width, int channels, S* v_image,

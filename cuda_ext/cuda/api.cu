@@ -43,6 +43,7 @@ extern "C" const char* avatar_error(int code) { return cudaGetErrorString(static
 
 extern "C" const char* avatar_layout() {
     static char text[96];
-    std::snprintf(text, sizeof text, "%zu %zu %zu %zu %zu", sizeof(Branch), sizeof(Scene), sizeof(Buffers), sizeof(Gradients), sizeof(Loss));
+    std::snprintf(text, sizeof text, "%zu %zu %zu %zu %zu %zu", sizeof(Branch), sizeof(Scene), sizeof(Buffers), sizeof(Gradients), sizeof(Loss),
+                  sizeof(Sh));
     return text;
 }

@@ -79,6 +79,17 @@ struct Loss {
     float* v_ssim_image; // (B, H, W, C): d ssim / d image * (sum of weights * channels); unused without maps
 };
 
+// View-dependent colours (include/avatar/sh.h); the second half is for the gradient.
+struct Sh {
+    const float *sh, *means, *skin, *poses;  // (N, terms, channels), (B, N, 3), (N,), (B, 2, 3, 4)
+    int32_t batch, splats, terms, channels;
+    float* colors;           // (B, N, channels)
+    const float* v_colors;
+    float* v_skin_frames;    // (B, N), scratch
+    double* pose_partials;   // B * avatar_blocks(N) * 24, scratch
+    float *v_sh, *v_means, *v_skin, *v_poses;
+};
+
 constexpr int kMoments = 6;
 AVATAR_HD int compiled_channels(int channels) { return channels <= 3 ? 3 : 8; }
 AVATAR_HD int record_stride(int channels) { return channels <= 3 ? 12 : 16; }
@@ -94,6 +105,8 @@ int avatar_slots(const avatar::gpu::Scene* scene, const avatar::gpu::Buffers* bu
 int avatar_l1_ssim(const avatar::gpu::Loss* loss, void* stream);
 // v_image = v_l1 * weights * sign(image - target) / total + v_ssim * v_ssim_image / total, scalars read on the device.
 int avatar_l1_ssim_backward(const avatar::gpu::Loss* loss, const float* v_l1, const float* v_ssim, float* v_image, void* stream);
+int avatar_sh(const avatar::gpu::Sh* job, void* stream);
+int avatar_sh_backward(const avatar::gpu::Sh* job, void* stream);
 
 int64_t avatar_sort_bytes(int batch, int splats);
 int64_t avatar_mask_words(int batch, int splats, int width, int height);

@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = tuple(ROOT / "cuda_ext" / "cuda" / f"{name}.cu" for name in ("animate", "order", "blend", "loss", "api"))
+SOURCES = tuple(
+    ROOT / "cuda_ext" / "cuda" / f"{name}.cu" for name in ("animate", "order", "blend", "loss", "sh", "api")
+)
 
 
 def sources_digest(*flags: str) -> str:

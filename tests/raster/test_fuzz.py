@@ -24,7 +24,7 @@ BOTH = [*ADDRESS, "-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
 
 
 def program() -> Path:
-    """The fuzzer. The SIMD kernels themselves are checked for addresses only: the rest would take minutes to compile."""
+    """The fuzzer. The SIMD kernels are checked for addresses only: the rest would take minutes to compile."""
     cpu, cuda = simt_build.ROOT / "cuda_ext" / "cpu", simt_build.ROOT / "cuda_ext" / "cuda"
     own = Path(__file__).with_name("fuzz.cpp")
     folder = simt_build.ROOT / "build" / "tests"
@@ -35,7 +35,7 @@ def program() -> Path:
     math = ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     units = [(cpu / "level_baseline.cpp", [*ADDRESS, *math])]
     units += [(path, BOTH) for path in (cpu / "rasterizer.cpp", cpu / "threads.cpp", own)]
-    units += [(cuda / f"{name}.cu", BOTH) for name in ("animate", "order", "blend", "loss", "api")]
+    units += [(cuda / f"{name}.cu", BOTH) for name in ("animate", "order", "blend", "loss", "sh", "api")]
     objects = [folder / f"fuzz-{os.getpid()}-{path.stem}-{i}.o" for i, (path, _) in enumerate(units)]
 
     def run(command: list[str]) -> None:
