@@ -35,6 +35,7 @@ from avatar.track.mesh import (
     landmark_noise,
     triangles,
 )  # fmt: skip
+from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, varied_frames
 
 POINTS = 3000
@@ -99,10 +100,14 @@ def refine_poses(
         for _ in range(steps):
             bundle.improve(band)
     textures = [bundle.texture(band) for band in range(len(BUNDLE_STEPS))]
-    rotation, translation = poses.rotation.copy(), poses.translation.copy()
-    for i in range(len(rotation)):
+
+    def aligned(i: int):
         points = surface.on(head_points(head, poses.expression[i][None])[0])
-        rotation[i], translation[i] = _align(read(i), points, surface, textures, view, rotation[i], translation[i])
+        return _align(read(i), points, surface, textures, view, poses.rotation[i], poses.translation[i])
+
+    rotation, translation = np.empty_like(poses.rotation), np.empty_like(poses.translation)
+    for i, pose in enumerate(ahead(len(rotation), aligned)):
+        rotation[i], translation[i] = pose
         advance()
     return Poses(rotation, translation, poses.expression)
 
@@ -288,10 +293,17 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
             seen = _look(band, points, surface, view, rotation, translation)
             residual = texture - seen.value
             weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
-            away = np.concatenate([rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation])
-            change = solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
+            away = np.concatenate([_small_turn(start_rotation @ rotation.T), start_translation - translation])
+            change = np.linalg.solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
             rotation = matrix_from_rotvec(change[:3]) @ rotation
             translation = translation + change[3:]
             if np.abs(change / POSE_SIGMA).max() < CONVERGED:
                 break
     return rotation, translation
+
+
+def _small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
+    return 0.5 * np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )

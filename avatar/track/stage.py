@@ -7,6 +7,7 @@ landmarks and compressed masks stay in memory.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
+from avatar.track.parallel import ahead, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
@@ -63,6 +65,13 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
     """
     if face_landmarker is not None:
         check_landmarker(face_landmarker)
+    with single_threaded_libraries():
+        result = _track(capture, reporter, face_landmarker)
+    save_track(result, path)
+    return result
+
+
+def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> Track:
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
@@ -74,7 +83,7 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
     regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
-    result = Track(
+    return Track(
         camera=camera,
         times=times,
         valid=valid,
@@ -88,8 +97,6 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
         reference_frame=reference,
         findings=_findings(times, valid),
     )
-    save_track(result, path)
-    return result
 
 
 def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> _FirstPass:
@@ -104,12 +111,15 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
     try:
-        with reporter.bar("finding the face", count) as bar:
+        with reporter.bar("finding the face", count) as bar, ThreadPoolExecutor(1) as beside:
             for i in range(count):
                 frame = capture.frames[i]
+                mask = beside.submit(person, frame)
+                if i == 0:
+                    mask.result()  # the networks hide native chatter in their first frame: one after the other
                 found = mesh(frame)
                 faces.append(found.faces)
-                masks.append(person(frame))
+                masks.append(mask.result())
                 backdrop.add(i, frame, masks[i])
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
@@ -210,10 +220,9 @@ def _regions_and_torso(capture, first: _FirstPass, camera, camera_from_head, lan
     writer = RegionWriter(size)
     motion, agreement = np.zeros((count, 4)), np.zeros(count)
     with reporter.bar("regions and torso", count) as bar:
-        for i in range(count):
-            frame = capture.frames[i]
-            writer.add(*regions_of(i, frame))
-            motion[i], agreement[i] = tracker(frame)
+        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, capture.frames[i])))):
+            writer.add(packed)
+            motion[i], agreement[i] = tracker(capture.frames[i])
             bar.advance()
     times = np.asarray(capture.times, dtype=np.float64)
     trust = np.clip(agreement, 0.05, 1)

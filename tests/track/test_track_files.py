@@ -36,7 +36,7 @@ def made_track() -> Track:
     for i in range(FRAMES):
         labels = np.full((SIZE, SIZE), REGION_BACKGROUND, np.uint8)
         labels[i:, 10:] = REGION_TORSO
-        writer.add(labels, rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8))
+        writer.add(writer.pack(labels, rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8)))
     angles = np.linspace(0, 0.3, FRAMES * 3).reshape(FRAMES, 3)
     poses = rigid(FACING @ matrix_from_euler(angles), np.tile([0.0, 0.0, 60.0], (FRAMES, 1)))
     return Track(
@@ -82,7 +82,7 @@ def test_regions_refuse_wrong_frames_and_indices(made_track):
     with pytest.raises(IndexError):
         made_track.regions.labels(FRAMES)
     with pytest.raises(ValueError, match="uint8 of side 32"):
-        RegionWriter(SIZE).add(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
+        RegionWriter(SIZE).pack(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
 
 
 def test_load_says_what_is_wrong(made_track, tmp_path):
