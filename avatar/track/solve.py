@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.linear import normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
-from avatar.track.smooth import whittaker
+from avatar.track.smooth import adaptive, bridge
 
 FOCAL_PRIOR = 2.2
 """Focal length over frame size of a head-and-shoulders crop from a phone, webcam or studio camera (26 degrees)."""
@@ -227,16 +227,20 @@ def solve_neutral(
 
 
 def smooth_poses(
-    poses: Poses, times: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"], cutoff_hz: float
+    poses: Poses, times: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"], cutoff_hz: float, still_hz: float
 ) -> Poses:
-    """Rotation and translation without jitter and without lag; frames that are not valid are bridged."""
+    """Rotation and translation without jitter and without lag; frames that are not valid are bridged.
+
+    Motion is kept up to `cutoff_hz`, a still head's up to `still_hz` only.
+    """
     base = nearest_rotation(poses.rotation[valid].mean(0))
     turns = rotvec_from_matrix(base.T @ poses.rotation)
     weights = valid.astype(np.float64)
-    motion = np.concatenate([turns, poses.translation], axis=1)
-    motion[~valid] = 0
-    motion = whittaker(motion, times, cutoff_hz, weights)
-    return Poses(base @ matrix_from_rotvec(motion[:, :3]), motion[:, 3:], poses.expression)
+    turns, places = (
+        adaptive(bridge(motion, times, valid), times, cutoff_hz, still_hz, weights)
+        for motion in (turns, poses.translation)
+    )
+    return Poses(base @ matrix_from_rotvec(turns), places, poses.expression)
 
 
 def _influence(residual, weight, sigma: float):

@@ -8,7 +8,7 @@ landmarks and compressed masks stay in memory.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,10 @@ LEAST_FACE_SHARE = 0.5
 """A clip with a face in fewer frames than this cannot become an avatar."""
 POSE_CUTOFF_HZ = 7.0
 """Head motion above this is noise: on real clips 8 Hz fits the pictures as well as no smoothing, 5 Hz worse."""
+STILL_CUTOFF_HZ = 2.0
+"""The same where the head holds still and all that moves is noise."""
+EXPRESSION_CUTOFF_HZ = 3.0
+"""Expression that carries the skin while the head is aligned: eyes and lips, the fast parts, take no part in that."""
 TORSO_CUTOFF_HZ = 5.0
 TORSO_SCALE_CUTOFF_HZ = 1.5
 """Leaning is slow; the scale of the torso is its least certain number."""
@@ -77,7 +81,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
     aligned = _photometric(capture, solution, valid, reporter)
     camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
-    poses = smooth_poses(_spread(aligned, valid), times, valid, POSE_CUTOFF_HZ)
+    poses = smooth_poses(_spread(aligned, valid), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
     camera_from_head = rigid(poses.rotation, poses.translation)
     coefficients = _coefficients(first, times)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
@@ -176,10 +180,10 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
 def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter) -> Poses:
     """Second reading of the frames: poses aligned to the person's own texture."""
     indices = np.flatnonzero(valid)
+    steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
+    poses = replace(solution.poses, expression=steady)
     with reporter.bar("aligning the head", len(indices)) as bar:
-        return refine_poses(
-            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, solution.poses, bar.advance
-        )
+        return refine_poses(lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance)
 
 
 def _coefficients(first: _FirstPass, times: np.ndarray) -> np.ndarray:
