@@ -17,6 +17,7 @@ from avatar.errors import UserError
 from avatar.geometry import rigid
 from avatar.progress import SILENT, Reporter
 from avatar.track.backdrop import BackdropBuilder, Plate
+from avatar.track.checks import CutDetector, hidden_frames, seconds_of, track_findings
 from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
@@ -28,7 +29,7 @@ from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, 
 from avatar.track.smooth import bridge, whittaker
 from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
 from avatar.track.torso import TorsoTracker, lift_motion
-from avatar.types import Camera, Capture, Finding, Track
+from avatar.types import Camera, Capture, Track
 
 LEAST_FACE_SHARE = 0.5
 """A clip with a face in fewer frames than this cannot become an avatar."""
@@ -53,6 +54,7 @@ class _FirstPass:
     plate: Plate
     colours: ColourStatistics
     coefficients: np.ndarray | None
+    cuts: list[int]
 
 
 def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landmarker: Path | None = None) -> Track:
@@ -79,11 +81,13 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
-    aligned = _photometric(capture, solution, valid, reporter)
+    aligned, agreement = _photometric(capture, solution, valid, reporter)
+    faces, hidden = valid, hidden_frames(agreement, valid)
+    valid = faces & ~hidden
     camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
-    poses = smooth_poses(_spread(aligned, valid), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
+    poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
     camera_from_head = rigid(poses.rotation, poses.translation)
-    coefficients = _coefficients(first, times)
+    coefficients = _coefficients(first, times, valid)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
     regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
@@ -99,7 +103,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         regions=regions,
         backdrop=first.plate.colour,
         reference_frame=reference,
-        findings=_findings(times, valid),
+        findings=track_findings(times, faces, hidden, first.cuts),
     )
 
 
@@ -111,6 +115,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
     faces: list[int] = []
     masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
+    cuts = CutDetector()
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
@@ -125,6 +130,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
                 faces.append(found.faces)
                 masks.append(mask.result())
                 backdrop.add(i, frame, masks[i])
+                cuts.add(frame)
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
                     if i in sampled:
@@ -139,7 +145,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
             if network is not None:
                 network.close()
     _check_faces(np.asarray(capture.times), valid, faces)
-    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients)
+    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients, cuts.cuts())
 
 
 def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
@@ -149,22 +155,9 @@ def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None
         raise UserError("There are two people in this clip: crop or film it so that only one face is seen.")
     if valid.mean() < LEAST_FACE_SHARE or valid.sum() < 3:
         raise UserError(
-            f"There is a face in only {valid.mean():.0%} of this clip ({_gaps(times, valid)}): "
+            f"There is a face in only {valid.mean():.0%} of this clip (no face in {seconds_of(times, ~valid)}): "
             "cut those parts out or film it again."
         )
-
-
-def _gaps(times: np.ndarray, valid: np.ndarray) -> str:
-    """'no face in 3.2-5.0 s, 7.0-7.4 s' (at most five stretches named)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~valid).astype(int), [0]])))
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    spans = [f"{times[a]:.1f}-{times[b - 1] + step:.1f}" for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
-    return "no face in " + ", ".join(spans[:5]) + " s" + more
-
-
-def _findings(times: np.ndarray, valid: np.ndarray) -> tuple[Finding, ...]:
-    return () if valid.all() else (Finding("warning", f"{_gaps(times, valid)}; the motion there is bridged"),)
 
 
 def _spread(poses: Poses, valid: np.ndarray) -> Poses:
@@ -177,21 +170,28 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
     return Poses(rotation, translation, expression)
 
 
-def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter) -> Poses:
-    """Second reading of the frames: poses aligned to the person's own texture."""
+def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter):
+    """Second reading of the frames: poses aligned to the person's own texture (of the frames with a face), and how
+    much of the skin shows it in each of all frames [N, 2]."""
     indices = np.flatnonzero(valid)
     steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
     poses = replace(solution.poses, expression=steady)
     with reporter.bar("aligning the head", len(indices)) as bar:
-        return refine_poses(lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance)
+        aligned, alike = refine_poses(
+            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance
+        )
+    agreement = np.zeros((len(valid), 2))
+    agreement[indices] = alike
+    return aligned, agreement
 
 
-def _coefficients(first: _FirstPass, times: np.ndarray) -> np.ndarray:
+def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Smoothed coefficients of all frames; those of frames that are not `valid` are bridged."""
     if first.coefficients is not None:
-        return steady_coefficients(first.coefficients, times, first.valid)
+        return steady_coefficients(first.coefficients, times, valid)
     raw = np.zeros((len(times), 52), np.float32)
     raw[first.valid] = solve_coefficients(first.landmarks[first.valid])
-    return steady_coefficients(raw, times, first.valid)
+    return steady_coefficients(raw, times, valid)
 
 
 def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, valid: np.ndarray) -> int:
