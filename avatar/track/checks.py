@@ -17,6 +17,8 @@ CUT_GREY = 3.0
 """Least mean change from one frame to the next, grey levels, that can be a cut ..."""
 CUT_RATIO = 8.0
 """... if it is this many times the usual change around it."""
+BESIDE_RATIO = 3.0
+"""... and this many times that of the frames right beside it."""
 CUT_NEIGHBOURS = 12
 """Frames on either side that say what is usual."""
 
@@ -41,7 +43,9 @@ class CutDetector:
         change, found = np.array(self._changes), []
         for i in np.flatnonzero(change > CUT_GREY):
             around = np.delete(change[max(i - CUT_NEIGHBOURS, 1) : i + CUT_NEIGHBOURS + 1], min(i - 1, CUT_NEIGHBOURS))
-            if len(around) and change[i] > CUT_RATIO * max(float(np.median(around)), 0.1):
+            beside = change[[k for k in (i - 1, i + 1) if 0 < k < len(change)]]  # motion lasts, a cut is one frame long
+            usual = max([0.1, float(np.median(around)) if len(around) else 0.0, *(beside * (BESIDE_RATIO / CUT_RATIO))])
+            if change[i] > CUT_RATIO * usual:
                 found.append(int(i))
         return found
 

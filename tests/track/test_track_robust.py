@@ -136,10 +136,12 @@ def test_a_cut_is_reported_at_its_second(shot, tmp_path):
 
 def test_cuts_are_told_from_motion_and_flicker():
     rng = np.random.default_rng(0)
-    base = np.kron(rng.integers(0, 255, (8, 12, 3)), np.ones((8, 8, 1)))
+    base = np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1)))
+    for axis in (0, 1):
+        base = sum(np.roll(base, k, axis=axis) for k in range(-6, 7)) / 13
     detector = CutDetector()
     for i in range(60):
-        moved = np.roll(base if i < 40 else base[::-1], round(1.5 * np.sin(i / 8)), axis=1)[:, :64]
+        moved = np.roll(base if i < 40 else base[::-1], round(4 * np.sin(i / 8)), axis=1)[:, :64]
         detector.add((moved + rng.normal(0, 2, moved.shape)).clip(0, 255).astype(np.uint8))
     assert detector.cuts() == [40]
 
