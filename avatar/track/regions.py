@@ -124,15 +124,21 @@ def label_frame(
 
 
 def _drop_islands(cv2, labels: UInt8[np.ndarray, "H W"]) -> None:
-    """Pieces of head that do not hang together with the largest one become torso, and the other way round."""
+    """Pieces of head that do not hang together with the largest one become torso, and the other way round.
+
+    Pieces are told apart at half the size: a quarter of the work, and the same but for single pixels.
+    """
     for region, other in ((REGION_HEAD, REGION_TORSO), (REGION_TORSO, REGION_HEAD)):
-        count, parts, facts, _ = cv2.connectedComponentsWithStats((labels == region).view(np.uint8), connectivity=4)
+        small = np.ascontiguousarray(labels[::2, ::2])
+        count, parts, facts, _ = cv2.connectedComponentsWithStats((small == region).view(np.uint8), connectivity=4)
         if count <= 2:
             continue
         areas = facts[1:, cv2.CC_STAT_AREA]
         # shoulders are often cut into two large pieces by the neck or a tie: only crumbs change sides
         crumb = np.concatenate([[False], areas < 0.02 * areas.max()])
-        labels[crumb[parts]] = other
+        if crumb.any():
+            wide = np.repeat(np.repeat(crumb[parts], 2, axis=0), 2, axis=1)[: labels.shape[0], : labels.shape[1]]
+            labels[wide & (labels == region)] = other
 
 
 def _head_coordinates(head: HeadFrame, side: int, step: float):
