@@ -145,6 +145,8 @@ class Drive:
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None
     """Frames per second (default: the clip's the avatar was made from, or the track's own)."""
+    refine: bool = True
+    """With --video: also fit the motion to the video's pictures where it shows the avatar's own person (slower)."""
 
     def run(self) -> int:
         from avatar.drive import drive
