@@ -152,6 +152,44 @@ class Drive:
 
 
 @dataclass
+class Export:
+    """Write an avatar in a format that other programs read."""
+
+    avatar: Positional[Path]
+    """The .avatar file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder to write into."""
+    format: str = "player"
+    """player: a page that plays in any browser, offline."""
+    single_file: bool = False
+    """player: everything in one HTML file."""
+    float_bases: bool = False
+    """player: motion bases in float32: exact, several times larger."""
+    runtime: Path | None = None
+    """player: folder of the npm package onnxruntime-web (default: where the set-up puts it)."""
+    expression: tuple[str, ...] = ()
+    """Formats that hold one expression: coefficients as NAME=VALUE, for example jawOpen=0.5."""
+
+    def run(self) -> int:
+        from avatar.export import ExportOptions, export, expression
+        from avatar.pipeline import limit_threads
+
+        limit_threads()
+        options = ExportOptions(
+            name=self.avatar.stem,
+            avatar_path=self.avatar,
+            coefficients=expression(self.expression),
+            single_file=self.single_file,
+            float_bases=self.float_bases,
+            runtime=self.runtime,
+            reporter=Reporter(),
+        )
+        for path in export(self.avatar, self.output, self.format, options):
+            print(path)
+        return 0
+
+
+@dataclass
 class Doctor:
     """Say what is installed, which backends work, what is missing and how to get it."""
 
@@ -167,6 +205,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Track, tyro.conf.subcommand("track")],
     Annotated[Eval, tyro.conf.subcommand("eval")],
     Annotated[Drive, tyro.conf.subcommand("drive")],
+    Annotated[Export, tyro.conf.subcommand("export")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 
