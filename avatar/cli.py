@@ -160,7 +160,10 @@ class Export:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder to write into."""
     format: str = "player"
-    """player: a page that plays in any browser, offline."""
+    """player: a page that plays in any browser, offline. ply, spz: splats of one expression. glb: splats with the
+    expressions as morph targets."""
+    track: bool = False
+    """Instead: the person's own motion as Live Link Face CSV and JSON."""
     single_file: bool = False
     """player: everything in one HTML file."""
     float_bases: bool = False
@@ -171,10 +174,14 @@ class Export:
     """Formats that hold one expression: coefficients as NAME=VALUE, for example jawOpen=0.5."""
 
     def run(self) -> int:
-        from avatar.export import ExportOptions, export, expression
+        from avatar.export import ExportOptions, export, export_track, expression
         from avatar.pipeline import limit_threads
 
         limit_threads()
+        if self.track:
+            for path in export_track(self.avatar, self.output):
+                print(path)
+            return 0
         options = ExportOptions(
             name=self.avatar.stem,
             avatar_path=self.avatar,

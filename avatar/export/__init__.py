@@ -10,16 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from avatar.errors import UserError
+from avatar.export.glb import export_glb
 from avatar.export.options import ExportOptions, expression
+from avatar.export.ply import export_ply
+from avatar.export.spz import export_spz
+from avatar.export.track import export_track
 from avatar.model import Avatar
 
-__all__ = ["FORMATS", "ExportOptions", "export", "expression"]
+__all__ = ["FORMATS", "ExportOptions", "export", "export_track", "expression"]
 
 
 Format = Callable[[Avatar, Path, ExportOptions], list[Path]]
 """Avatar, folder to write into (it may exist), options -> paths written, the most important one first."""
 
-FORMATS: dict[str, Format] = {}
+FORMATS: dict[str, Format] = {"ply": export_ply, "spz": export_spz, "glb": export_glb}
 """Name after ``--format`` -> what writes it."""
 
 
