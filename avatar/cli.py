@@ -197,6 +197,26 @@ class Export:
 
 
 @dataclass
+class View:
+    """Look at an avatar in the browser: sliders, playback, views; or at a fit while it runs."""
+
+    avatar: Positional[Path]
+    """The .avatar file, or the run folder of a fit."""
+    play: Path | None = None
+    """What it opens with: a sound file to say, or a motion track (CSV or JSON)."""
+    port: int | None = None
+    """Default: the first free one from 8080 on."""
+    host: str = "127.0.0.1"
+    """Address to listen at. The default is reached from this machine only; 0.0.0.0 from everywhere."""
+
+    def run(self) -> int:
+        from avatar.viewing import view
+
+        view(self.avatar, self.host, self.port, self.play, Reporter())
+        return 0
+
+
+@dataclass
 class Doctor:
     """Say what is installed, which backends work, what is missing and how to get it."""
 
@@ -213,6 +233,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Eval, tyro.conf.subcommand("eval")],
     Annotated[Drive, tyro.conf.subcommand("drive")],
     Annotated[Export, tyro.conf.subcommand("export")],
+    Annotated[View, tyro.conf.subcommand("view")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 
