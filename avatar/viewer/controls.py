@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from avatar.conventions import BLENDSHAPE_INDEX
 from avatar.geometry import matrix_from_euler
+from avatar.speech import PersonStatistics
 from avatar.track.exchange import EYE_TURN
 from avatar.viewer.pose import Pose
 
@@ -23,6 +24,15 @@ EMOTIONS: dict[str, dict[str, float]] = {
 }
 """Emotion -> coefficients at full strength, both sides alike: the action units of EMFACS (Friesen and Ekman 1983) by
 the names that ARKit gives to about the same movements."""
+
+
+MARGIN = (1.5, 0.1)
+"""Times the largest that the clip showed, plus: how far a coefficient can go before the picture comes apart."""
+
+
+def ceiling(person: PersonStatistics) -> Float32[np.ndarray, "52"]:
+    """The largest sensible value of each coefficient: an avatar knows only what its clip showed."""
+    return (person.high * MARGIN[0] + MARGIN[1]).clip(0, 1).astype(np.float32)
 
 
 def names_of(stem: str) -> tuple[str, ...]:
@@ -44,14 +54,21 @@ class Controls:
     """Yaw, pitch and roll of the head in its own axes, degrees, added to what plays."""
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Of the head to image right, up and towards the camera, cm."""
+    within: bool = True
+    """Stay near what the clip showed, see `ceiling`."""
 
     def changed(self, **values) -> Controls:
         return dataclasses.replace(self, **values)
 
-    def applied(self, pose: Pose) -> Pose:
-        """The pose with everything on top."""
+    def applied(self, pose: Pose, ceiling: Float32[np.ndarray, "52"]) -> Pose:
+        """The pose with everything on top.
+
+        Args:
+            ceiling: the person's, see `ceiling`; what plays may go beyond it, what is added may not.
+        """
         values = pose.coefficients if self.edited is None else self.edited
-        values = np.clip(values + self._emotion() + gaze_coefficients(*self.gaze), 0, 1).astype(np.float32)
+        largest = np.maximum(ceiling, pose.coefficients) if self.within else 1.0
+        values = np.clip(values + self._emotion() + gaze_coefficients(*self.gaze), 0, largest).astype(np.float32)
         head = pose.camera_from_head.copy()
         head[:3, :3] = head[:3, :3] @ matrix_from_euler(np.radians(self.turn))
         head[:3, 3] += np.array(self.shift) * [1, -1, -1]

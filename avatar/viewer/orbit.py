@@ -15,8 +15,9 @@ from jaxtyping import Float
 from avatar.geometry import inverse, rigid
 from avatar.types import Camera
 
-LARGEST_YAW, LARGEST_PITCH = math.radians(50), math.radians(30)
-"""A clip from the front shows little of what lies beyond."""
+BEYOND_YAW, BEYOND_PITCH = math.radians(12), math.radians(8)
+"""How far one may go beyond the turns that the head made in the clip: what the clip never showed is guesswork."""
+LARGEST_TURN = math.radians(60)
 NEAREST, FARTHEST = 0.35, 1.15
 """Distance over that of the clip's camera. Farther away the cut edges of the body come into the picture."""
 LARGEST_PAN = 0.2
@@ -49,16 +50,30 @@ def front(depth: float) -> View:
     return View((0.0, 0.0, depth), (0.0, 0.0, 0.0))
 
 
-def clamped(view: View, depth: float) -> View:
-    """The nearest sensible view."""
+def range_of(turns: Float[np.ndarray, "T 3"]) -> tuple[float, float]:
+    """How far to the side and how far up or down one may look from, radians.
+
+    Args:
+        turns: rotation vectors of the head's recorded motion in camera axes, radians.
+    """
+    pitch, yaw = np.quantile(np.abs(turns[:, :2]), 0.98, axis=0)
+    return min(float(yaw) + BEYOND_YAW, LARGEST_TURN), min(float(pitch) + BEYOND_PITCH, LARGEST_TURN)
+
+
+def clamped(view: View, depth: float, largest: tuple[float, float]) -> View:
+    """The nearest sensible view.
+
+    Args:
+        largest: yaw and pitch, see `range_of`.
+    """
     reach = LARGEST_PAN * depth
     target = np.clip(view.target, -reach, reach)
     offset = np.asarray(view.eye) - np.asarray(view.target)
     distance = float(np.linalg.norm(offset))
     if not np.isfinite(offset).all() or distance < 1e-6:
         return front(depth)
-    yaw = float(np.clip(math.atan2(offset[0], offset[2]), -LARGEST_YAW, LARGEST_YAW))
-    pitch = float(np.clip(math.asin(np.clip(offset[1] / distance, -1, 1)), -LARGEST_PITCH, LARGEST_PITCH))
+    yaw = float(np.clip(math.atan2(offset[0], offset[2]), -largest[0], largest[0]))
+    pitch = float(np.clip(math.asin(np.clip(offset[1] / distance, -1, 1)), -largest[1], largest[1]))
     distance = float(np.clip(distance, NEAREST * depth, FARTHEST * depth))
     direction = (math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch))
     eye = target + distance * np.array(direction)

@@ -7,6 +7,7 @@ from typing import Final
 LARGEST: Final = 1024
 """px; no avatar has more detail."""
 SMALLEST: Final = 192
+"""px; motion is not drawn smaller than this or half of what the avatar was fitted at."""
 STEP: Final = 32
 """Sizes in motion are multiples of this, so that they change seldom."""
 SLOW_SECONDS, FAST_SECONDS = 1 / 24, 1 / 45
@@ -23,7 +24,7 @@ class Resolution:
         Args:
             own_size: the size that the avatar was fitted at; motion starts there.
         """
-        self._moving = own_size
+        self._moving, self._smallest = own_size, max(SMALLEST, own_size // 2)
         self._mean: float | None = None
 
     def side(self, room: int, moving: bool) -> int:
@@ -33,7 +34,7 @@ class Resolution:
             room: px that the page has for it.
         """
         full = max(SMALLEST, min(room, LARGEST))
-        return max(SMALLEST, min(full, self._moving)) // 2 * 2 if moving else full
+        return min(full, self._moving) if moving else full
 
     def took(self, seconds: float, side: int) -> None:
         """Learns from a picture in motion: how long it took, at which size."""
@@ -44,5 +45,5 @@ class Resolution:
             self._change(side * 1.15)
 
     def _change(self, side: float) -> None:
-        self._moving = round(min(max(side, SMALLEST), LARGEST) / STEP) * STEP
+        self._moving = min(max(round(side / STEP) * STEP, self._smallest), LARGEST)
         self._mean = None

@@ -49,7 +49,7 @@ def video(session: Session, side: int, advance: Callable[[float], None]) -> byte
 
     def pictures() -> Iterator[np.ndarray]:
         for i, t in enumerate(times):
-            yield draw(avatar, controls.applied(session.playback.pose(float(t))), eye, side, session.overlay)
+            yield draw(avatar, session.applied(controls, float(t)), eye, side, session.overlay)
             advance((i + 1) / len(times))
 
     audio = None if source.audio is None else source.audio[: round(len(times) / rate * SAMPLE_RATE)]

@@ -46,6 +46,7 @@ class Viewer:
             session.playback.load(self._source)
         client.camera.min_orbit_distance = orbit.NEAREST * session.depth
         client.camera.max_orbit_distance = orbit.FARTHEST * session.depth
+        session.to_front()  # a browser may report its own default before it has read the server's
         with client.atomic():
             build_panels(session)
         self.sessions[client.client_id] = session

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from avatar.evaluate.preview import side_by_side
 from avatar.model import Avatar
 from avatar.viewer import orbit
-from avatar.viewer.controls import Controls
+from avatar.viewer.controls import Controls, ceiling
 from avatar.viewer.orbit import View
 from avatar.viewer.picture import draw, on_page, resized
 from avatar.viewer.playback import Playback
@@ -65,6 +65,7 @@ class Session:
         self._drawn: Wish | None = None
         self._changed_at = self._pictures_since = time.monotonic()
         self._pictures = 0
+        self.range = orbit.range_of(avatar.person.excerpt_head[:, :3])
         client.camera.on_update(lambda _: self.touched())
 
     # ------------------------------------------------------------------------------------------------ what is shown
@@ -106,21 +107,27 @@ class Session:
 
     def pose(self) -> Pose:
         """What is shown now."""
-        return self._controls.applied(self.playback.pose(self.playback.seconds))
+        return self.applied(self._controls, self.playback.seconds)
+
+    def applied(self, controls: Controls, seconds: float) -> Pose:
+        """What plays at a time, with some controls on top."""
+        return controls.applied(self.playback.pose(seconds), ceiling(self.avatar.person))
 
     def view(self) -> View:
         """Where the page's camera is, kept within the sensible range."""
         camera = self.client.camera
-        return orbit.clamped(View.of(camera.position, camera.look_at), self.depth)
+        return orbit.clamped(View.of(camera.position, camera.look_at), self.depth, self.range)
 
     def to_front(self) -> None:
-        """Back to the clip's own view."""
+        """The clip's own view."""
         self._place(orbit.front(self.depth))
 
     def _place(self, view: View) -> None:
+        self.touched()  # first: between the two lines below the camera is nowhere, and must not be snapped from there
         with self.client.atomic():
             self.client.camera.position = view.eye
             self.client.camera.look_at = view.target
+        self.touched()
 
     # ------------------------------------------------------------------------------------------------------- drawing
 
@@ -155,7 +162,7 @@ class Session:
         width, height = wish.page
         aspect = max(width, 1) / max(height, 1)
         avatar = self.avatar
-        pose = wish.controls.applied(self.playback.pose(wish.seconds))
+        pose = self.applied(wish.controls, wish.seconds)
         eye = orbit.view_from_camera(wish.view, self.depth)
         if wish.compare and (real := self.subject.real_frame(self._clip_seconds(wish.seconds))) is not None:
             side = self._resolution.side(round(min(height * 0.9, width / 2.05)), wish.moving)

@@ -59,11 +59,17 @@ class FacePanel:
         self._session = session
         self._moved: dict[str, float] = {}
         gui: Any = session.client.gui
-        gui.add_markdown("Feelings come on top of whatever plays.")
+        gui.add_markdown("Feelings, on top of whatever plays")
         self._emotions = {n: gui.add_slider(n.capitalize(), 0.0, 1.0, 0.01, 0.0) for n in EMOTIONS}
         gui.add_divider()
-        self._together = gui.add_checkbox("Both sides together", True, hint="One slider for left and right")
-        reset = gui.add_button("Reset the face", icon="refresh", hint="Everything here back to what plays")
+        gui.add_markdown("The 52 coefficients, by region")
+        self._together = gui.add_checkbox("Both sides", True, hint="One slider for left and right")
+        self._within = gui.add_checkbox(
+            "Stay in range", True, hint="Go little beyond what the clip showed of each coefficient"
+        )
+        reset = gui.add_button(
+            "Reset the face", icon="refresh", color="gray", hint="Everything here back to what plays"
+        )
         self._sliders: dict[str, Any] = {}
         for region in REGIONS:
             with gui.add_folder(region, expand_by_default=False):
@@ -80,7 +86,7 @@ class FacePanel:
             slider.visible = not self._hidden(name)
             self._sliders[name] = slider
             slider.on_update(lambda event, name=name: event.client is not None and self._slid(name))
-        reset = gui.add_button("Reset", icon="refresh", hint="These back to what plays")
+        reset = gui.add_button("Reset", icon="refresh", color="gray", hint="These back to what plays")
         reset.on_click(lambda _: self._reset(names))
 
     def _hidden(self, name: str) -> bool:
@@ -97,6 +103,10 @@ class FacePanel:
                     if mirrored(name) is not None:
                         slider.visible = not self._hidden(name)
                         slider.label = label_of(name, self._together.value)
+
+        @self._within.on_update
+        def _(_) -> None:
+            self._session.change(within=bool(self._within.value))
 
         @reset.on_click
         def _(_) -> None:

@@ -27,11 +27,11 @@ class HeadPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         gui: Any = session.client.gui
-        self._handles_on = gui.add_checkbox("Handles in the picture", False, hint="Drag the head and the gaze")
+        self._handles_on = gui.add_checkbox("Handles", False, hint="Drag the head and the gaze in the picture")
         self._gaze = [gui.add_slider(n, -LARGEST_GAZE, LARGEST_GAZE, 0.5, 0.0, hint="degrees") for n in LABELS[2]]
         self._turn = [gui.add_slider(n, -LARGEST_TURN, LARGEST_TURN, 0.5, 0.0, hint="degrees") for n in LABELS[0]]
         self._shift = [gui.add_slider(n, -LARGEST_SHIFT, LARGEST_SHIFT, 0.1, 0.0, hint="cm") for n in LABELS[1]]
-        reset = gui.add_button("Reset head and gaze", icon="refresh")
+        reset = gui.add_button("Reset head and gaze", icon="refresh", color="gray")
         head = world_from_camera(session.depth) @ session.avatar.rest_pose("camera_from_head")
         self._world_from_head = head
         self._add_handles()
@@ -52,11 +52,10 @@ class HeadPanel:
         scene: Any = self._session.client.scene
         options: dict[str, Any] = {"depth_test": False, "visible": False, "line_width": 3.0, "disable_sliders": True}
         self._head = scene.add_transform_controls("/head", scale=HANDLE_CM, **options)
-        options["disable_sliders"] = False
         self._target = scene.add_transform_controls(
-            "/gaze", scale=HANDLE_CM / 2, disable_rotations=True, disable_axes=True,
-            active_axes=(True, True, False), **options,
-        )  # fmt: skip
+            "/gaze", scale=HANDLE_CM / 2, disable_rotations=True, active_axes=(True, True, False), **options
+        )
+        scene.add_label("/gaze/label", "gaze")
         # written handles call back as well, so only what differs from the sliders counts as a drag
         self._head.on_update(lambda event: event.client is not None and self._dragged_head())
         self._target.on_update(lambda event: event.client is not None and self._dragged_gaze())

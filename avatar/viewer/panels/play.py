@@ -27,21 +27,22 @@ class PlayPanel:
         if (clip := clip_source(session.avatar, session.subject.capture)) is not None:
             self._sources["the clip"] = clip
         self._sources[source.name] = source
+        self._play = gui.add_button("Play", icon="player-play", color="blue")
+        self._at = gui.add_slider("Time", 0.0, max(source.seconds, 0.01), 0.01, 0.0, hint="seconds")
         self._choice = gui.add_dropdown("Motion", tuple(self._sources), initial_value=source.name)
         self._upload = gui.add_upload_button(
             "Open speech or motion …",
             icon="upload",
+            color="gray",
             hint="A sound file that the avatar says, or a motion track: Live Link Face CSV, or JSON",
         )
-        self._play = gui.add_button("Play", icon="player-play", color="blue")
-        self._at = gui.add_slider("Time", 0.0, max(source.seconds, 0.01), 0.01, 0.0, hint="seconds")
         self._loop = gui.add_checkbox("Loop", session.playback.loop)
         self._sound = gui.add_checkbox("Sound", True)
         self._compare = gui.add_checkbox(
-            "Beside the real frame",
+            "Real frame",
             False,
             visible=session.subject.capture is not None,
-            hint="The clip's own frame at the same time",
+            hint="Beside the avatar, the clip's own frame at the same time",
         )
         self._player = gui.add_html("")
         self._heard: tuple[Any, ...] | None = None

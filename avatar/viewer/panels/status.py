@@ -1,4 +1,4 @@
-"""The line above the tabs: whom we see, how many Gaussians, how fast."""
+"""The line above the tabs: how many Gaussians, how large and how fast they are drawn."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ class StatusPanel:
         session = self._session
         count = f"{session.avatar.model.count:,}".replace(",", " ")  # a thin space
         speed = f"{session.frames_per_second:.0f} pictures/s" if session.frames_per_second >= 1 else "still"
-        return f"**{session.subject.name}** · {count} Gaussians · {session.drawn_side} px · {speed}"
+        return f"{count} Gaussians · {session.drawn_side} px · {speed}"

@@ -25,8 +25,10 @@ class TrainingPanel:
         self._bar = gui.add_progress_bar(0.0)
         self._score = _chart(gui, "held-out score, dB", "#4dabf7")
         self._loss = _chart(gui, "loss (log)", "#ffa94d", log=True)
-        self._pause = gui.add_button("Pause", icon="player-pause")
-        self._look = gui.add_button("Show the newest", icon="eye", hint="Asks the fit to save what it has now")
+        self._pause = gui.add_button("Pause", icon="player-pause", color="gray")
+        self._look = gui.add_button(
+            "Show the newest", icon="eye", color="gray", hint="Asks the fit to save what it has now"
+        )
         self._stop = gui.add_button("Stop here", icon="player-stop", color="red", hint="Leaves a usable avatar")
         self._pause.on_click(lambda _: self._toggle())
         self._look.on_click(lambda _: self._send("save"))

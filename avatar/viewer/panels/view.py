@@ -17,13 +17,18 @@ class ViewPanel:
         self._session = session
         own = session.avatar.camera.width
         gui: Any = session.client.gui
-        front = gui.add_button("The clip's view", icon="camera", hint="Drag the picture to turn, scroll to come closer")
+        front = gui.add_button(
+            "The clip's view", icon="camera", color="gray", hint="Drag the picture to turn, scroll to come closer"
+        )
         overlay = gui.add_dropdown("Colours", OVERLAYS, hint="Which Gaussian belongs to what, or follows what")
         gui.add_divider()
         self._size = gui.add_dropdown("Size", tuple(str(own * k) for k in (1, 2) if own * k <= 2048), hint="px")
-        picture = gui.add_button("Save a picture", icon="photo")
+        picture = gui.add_button("Save a picture", icon="photo", color="gray")
         self._video = gui.add_button(
-            "Save a video", icon="movie", hint=f"Of what plays, from its start, at most {LONGEST_SECONDS:.0f} s"
+            "Save a video",
+            icon="movie",
+            color="gray",
+            hint=f"Of what plays, from its start, at most {LONGEST_SECONDS:.0f} s",
         )
         self._progress = gui.add_progress_bar(0.0, visible=False)
 
