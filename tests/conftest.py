@@ -118,8 +118,16 @@ SMALL_MODEL = ModelConfig(
 
 
 @pytest.fixture()
-def small_avatar(person: tuple[Capture, Track]):
+def small_avatar(one_small_avatar):
     """An `Avatar` of the tiny synthetic person: untrained, but it moves, turns and changes colour with its drivers."""
+    import copy
+
+    return copy.deepcopy(one_small_avatar)
+
+
+@pytest.fixture(scope="session")
+def one_small_avatar(tmp_path_factory: pytest.TempPathFactory):
+    """What `small_avatar` copies, made once."""
     import torch
 
     from avatar.dataset import FrameSet
@@ -127,7 +135,7 @@ def small_avatar(person: tuple[Capture, Track]):
     from avatar.speech import person_statistics
     from avatar.types import Provenance
 
-    capture, track = person
+    capture, track = synthetic_person(tmp_path_factory.mktemp("person"))
     model = initial_model(FrameSet(capture, track, torch.device("cpu")), SMALL_MODEL, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

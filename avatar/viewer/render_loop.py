@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 IDLE_SECONDS = 0.02
 """Sleep when no tab had anything to draw."""
@@ -15,6 +15,7 @@ REFRESH_SECONDS = 0.2
 """Between two updates of a tab's numbers and sliders."""
 
 
+@runtime_checkable
 class Tab(Protocol):
     """What the loop needs of a browser tab."""
 

@@ -19,7 +19,7 @@ from avatar.train.control import Command, send_command
 from avatar.viewer.subject import Subject
 
 POLL_SECONDS = 1.0
-Curve = tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]
+Curve = tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]
 """Steps and values."""
 
 
