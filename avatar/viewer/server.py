@@ -62,7 +62,8 @@ class Viewer:
         self._loop.stop()
         if self.watch is not None:
             self.watch.stop()
-        self.server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):  # it says so on stdout
+            self.server.stop()
 
 
 def start_viewer(

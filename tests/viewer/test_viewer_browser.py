@@ -33,7 +33,7 @@ def viewer(small_avatar, person) -> Iterator[Viewer]:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     """Debian's Chromium, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -45,13 +45,21 @@ def browser():
         running.close()
 
 
+@pytest.fixture()
+def browser(chromium):
+    """A window of its own, gone after the test: a tab left open would find its way to the next test's viewer."""
+    context = chromium.new_context(viewport={"width": 1000, "height": 600})
+    yield context
+    context.close()
+
+
 class Page:
     """One tab of the viewer."""
 
     def __init__(self, browser, viewer: Viewer) -> None:
         known = set(viewer.sessions)
         self.problems: list[str] = []
-        self.page = browser.new_page(viewport={"width": 1000, "height": 600})
+        self.page = browser.new_page()
         self.page.set_default_timeout(PATIENCE * 1000)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(viewer.address)
