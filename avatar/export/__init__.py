@@ -11,6 +11,7 @@ from pathlib import Path
 
 from avatar.errors import UserError
 from avatar.export.options import ExportOptions, expression
+from avatar.export.player import export_player
 from avatar.model import Avatar
 
 __all__ = ["FORMATS", "ExportOptions", "export", "expression"]
@@ -19,7 +20,9 @@ __all__ = ["FORMATS", "ExportOptions", "export", "expression"]
 Format = Callable[[Avatar, Path, ExportOptions], list[Path]]
 """Avatar, folder to write into (it may exist), options -> paths written, the most important one first."""
 
-FORMATS: dict[str, Format] = {}
+FORMATS: dict[str, Format] = {
+    "player": export_player,
+}
 """Name after ``--format`` -> what writes it."""
 
 

@@ -89,9 +89,7 @@ def exact_bases(avatar: Avatar) -> dict[str, CompactBases]:
     for name in BRANCHES:
         bases = head_space_bases(avatar, name).astype(np.float32)
         scale = np.ones(bases.shape[:2])
-        out[name] = CompactBases(
-            bases[:, :POSITION_COLUMNS], bases[:, POSITION_COLUMNS:], scale, np.eye(len(bases))
-        )
+        out[name] = CompactBases(bases[:, :POSITION_COLUMNS], bases[:, POSITION_COLUMNS:], scale, np.eye(len(bases)))
     return out
 
 

@@ -73,23 +73,34 @@ def player_files(avatar: Avatar, options: ExportOptions) -> dict[str, bytes]:
     files = source_files()
     files |= {name: bytes(body) for name, body in payload.files.items()}
     files[BACKDROP] = _png(avatar)
-    speech = None
-    if avatar.speech is not None:
-        model, speech = speech_step(avatar.speech)
-        speech |= {"model": SPEECH}
-        files[SPEECH] = model
-        runtime = find_runtime(options.runtime, options.reporter)
-        if runtime is not None:
-            files |= runtime.files
-            speech |= {"runtime": runtime.entry, "runtime_version": runtime.version}
-    elif options.runtime is not None:
-        raise UserError("--runtime is for speech, and this avatar has no speech model; leave it out.")
+    speech, more = _speech(avatar, options)
+    files |= more
     manifest = described(avatar, options.name, payload.tensors, speech)
     manifest["files"] = {
         path: {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} for path, body in files.items()
     }
     files[MANIFEST] = json.dumps(manifest, indent=1, allow_nan=False).encode()
     return files
+
+
+def _speech(avatar: Avatar, options: ExportOptions) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+    """What the manifest says of the speech model (None: nothing that could be played), and its files."""
+    if avatar.speech is None:
+        if options.runtime is not None:
+            raise UserError("--runtime is for speech, and this avatar has no speech model; leave it out.")
+        return None, {}
+    try:
+        model, description = speech_step(avatar.speech)
+    except UserError as error:  # the extra is not installed: everything but speech plays
+        options.reporter.warn(f"The player will not speak from sound. {error}")
+        return None, {}
+    description |= {"model": SPEECH}
+    files = {SPEECH: model}
+    runtime = find_runtime(options.runtime, options.reporter)
+    if runtime is not None:
+        files |= runtime.files
+        description |= {"runtime": runtime.module, "wasm": runtime.wasm, "runtime_version": runtime.version}
+    return description, files
 
 
 def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases, exact: bool) -> None:
@@ -134,9 +145,3 @@ def _png(avatar: Avatar) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(plate).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def sizes(files: dict[str, bytes]) -> dict[str, Any]:
-    """Bytes with and without the speech runtime."""
-    runtime = sum(len(body) for path, body in files.items() if path.startswith("runtime/"))
-    return {"bytes": sum(map(len, files.values())) - runtime, "runtime_bytes": runtime}

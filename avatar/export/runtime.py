@@ -26,8 +26,9 @@ class Runtime:
     """What goes into the folder."""
 
     files: dict[str, bytes]
-    entry: str
-    """Path of the module."""
+    module: str
+    """Paths of the module and of the WebAssembly in it."""
+    wasm: str
     version: str
 
 
@@ -65,4 +66,4 @@ def _taken(inside: Path) -> Runtime:
     head = files[f"{FOLDER}/{MODULE}"][:400].decode("utf-8", "replace").split("*/")[0]
     notice = "\n".join(line.strip(" */!") for line in head.splitlines() if line.strip(" */!"))
     files[f"{FOLDER}/NOTICE.txt"] = f"{notice}\nhttps://github.com/microsoft/onnxruntime\n".encode()
-    return Runtime(files, f"{FOLDER}/{MODULE}", version)
+    return Runtime(files, f"{FOLDER}/{MODULE}", f"{FOLDER}/{WASM}", version)

@@ -189,7 +189,7 @@ export class Microphone {
     while (this.waiting.length && !this.closed) {
       const parts = this.waiting.splice(0);
       for (const part of parts) await this.stream.push(part);
-      if (this.stream.stepped / this.stream.tokenRate > LONGEST_SECONDS) this.afresh();
+      if (this.stream.stepped / this.stream.spec.token_rate > LONGEST_SECONDS) this.afresh();
     }
   }
 

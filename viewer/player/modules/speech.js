@@ -4,15 +4,12 @@ import { checkedBytes, PlayerError } from "./load.js";
 import { LogMelStream } from "./logmel.js";
 import { Resampler } from "./resample.js";
 
-const TOKENS_AT_ONCE = 8; // of a file: 0.16 s of sound a step keeps every step shorter than a picture
-
 /** The runtime and the model, loaded once per player; sessions are shared by all sounds. */
 export class SpeechModel {
   static async load({ manifest, tensors, files }) {
     const spec = manifest.speech;
     if (!spec) throw new PlayerError("This avatar was made from a clip without sound: it follows tracks, sliders and callbacks, but not speech.");
     if (!spec.runtime) throw new PlayerError("This player was exported without onnxruntime-web, so it cannot listen. Export it again where that is installed (see README.md).");
-    const runtime = spec.runtime.slice(0, spec.runtime.lastIndexOf("/"));
     let ort;
     try {
       ort = await import(files.address(spec.runtime));
@@ -20,7 +17,7 @@ export class SpeechModel {
       throw new PlayerError(`${spec.runtime} cannot be loaded (${error.message}). Copy the whole folder.`);
     }
     ort.env.wasm.numThreads = 1; // threads would need headers that a plain static host does not send
-    ort.env.wasm.wasmBinary = await checkedBytes(files, manifest, `${runtime}/${spec.wasm}`);
+    ort.env.wasm.wasmBinary = await checkedBytes(files, manifest, spec.wasm);
     ort.env.logLevel = "error";
     const model = await checkedBytes(files, manifest, spec.model);
     const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
@@ -64,29 +61,25 @@ export class SpeechStream {
   constructor(model, rate) {
     this.model = model;
     this.spec = model.spec;
-    this.resampler = new Resampler(rate, this.spec.audio.sample_rate);
-    this.mel = new LogMelStream(this.spec.audio);
+    this.resampler = new Resampler(rate, this.spec.sample_rate);
+    this.mel = new LogMelStream(this.spec);
     this.columns = new Float32Array(0);
     this.stepped = 0; // tokens the model has taken
     this.samples = 0; // taken, at the model's rate
-    this.state = Object.fromEntries(this.spec.state.map((s) => [s.input, this.tensor(s.type, s.shape, s.fill)]));
+    const { inputs, start } = this.spec;
+    this.state = Object.fromEntries(Object.keys(start).map((name) => [name, this.tensor(inputs[name], start[name], name === "seen")]));
     this.values = []; // Float32Array per token, from the sound's beginning on
   }
 
-  tensor(type, shape, fill) {
+  tensor(shape, fill, whole) {
     const size = shape.reduce((a, b) => a * b, 1);
-    const data = type === "int64" ? new BigInt64Array(size).fill(BigInt(fill)) : new Float32Array(size).fill(fill);
-    return new this.model.ort.Tensor(type, data, shape);
+    const data = whole ? new BigInt64Array(size).fill(BigInt(fill)) : new Float32Array(size).fill(fill);
+    return new this.model.ort.Tensor(whole ? "int64" : "float32", data, shape);
   }
 
   /** Seconds into the sound of token `k`. */
   time(k) {
-    const { audio, columns_per_token: width } = this.spec;
-    return ((k * width + 1) * audio.hop - audio.n_fft / 2 + ((width - 1) / 2) * audio.hop) / audio.sample_rate;
-  }
-
-  get tokenRate() {
-    return this.spec.audio.sample_rate / this.spec.audio.hop / this.spec.columns_per_token;
+    return this.spec.first_token_seconds + k / this.spec.token_rate;
   }
 
   /** Takes samples (mono, -1..1, at the stream's rate) and returns how many tokens are known now. */
@@ -103,46 +96,37 @@ export class SpeechStream {
   /** The sound is over: what is after it counts as silence. */
   async end() {
     await this.take(this.resampler.flush());
-    const { audio, columns_per_token: width, look_ahead_tokens: ahead } = this.spec;
-    const columns = Math.floor(this.samples / audio.hop);
-    const wanted = Math.ceil(columns / width);
-    const missing = (wanted + ahead) * width - columns;
-    await this.takeColumns(new Float32Array(missing * audio.n_mels).fill(Math.log(audio.floor)));
-    this.values.length = wanted;
+    const { hop, n_mels: bands, columns_per_token: width, look_ahead_tokens: ahead, silence } = this.spec;
+    const columns = Math.floor(this.samples / hop);
+    const tokens = Math.ceil(columns / width);
+    const missing = (tokens + ahead) * width - columns;
+    await this.takeColumns(new Float32Array(missing * bands).fill(silence));
+    this.values.length = tokens;
   }
 
   async takeColumns(columns) {
     const all = new Float32Array(this.columns.length + columns.length);
     all.set(this.columns);
     all.set(columns, this.columns.length);
-    const perToken = this.spec.columns_per_token * this.spec.audio.n_mels;
+    const token = this.spec.columns_per_token * this.spec.n_mels;
     let from = 0;
-    while (all.length - from >= perToken) {
-      const tokens = Math.min(this.spec.tokens_per_step ?? TOKENS_AT_ONCE, Math.floor((all.length - from) / perToken));
-      await this.step(all.slice(from, from + tokens * perToken), tokens);
-      from += tokens * perToken;
-    }
+    for (; all.length - from >= token; from += token) await this.step(all.slice(from, from + token));
     this.columns = all.slice(from);
   }
 
-  async step(columns, tokens) {
-    const { audio, columns_per_token: width, input, output, look_ahead_tokens: ahead, state } = this.spec;
-    const feeds = { ...this.state, [input]: new this.model.ort.Tensor("float32", columns, [1, tokens * width, audio.n_mels]) };
-    const results = await this.model.run(feeds);
-    for (const { input: name, output: next } of state) this.state[name] = results[next];
-    const values = results[output].data;
-    const size = values.length / tokens;
-    for (let t = 0; t < tokens; t++) {
-      // the first outputs of a stream lie before its beginning
-      if (this.stepped + t >= ahead) this.values.push(values.slice(t * size, (t + 1) * size));
-    }
-    this.stepped += tokens;
+  async step(columns) {
+    const { inputs, look_ahead_tokens: ahead } = this.spec;
+    const results = await this.model.run({ ...this.state, log_mel: new this.model.ort.Tensor("float32", columns, inputs.log_mel) });
+    for (const name of Object.keys(this.state)) this.state[name] = results[`next_${name}`];
+    // the first outputs of a stream lie before its beginning
+    if (this.stepped >= ahead) this.values.push(results.mouth.data.slice());
+    this.stepped++;
   }
 
   /** The mouth at a time of the sound (s): linear between tokens, held at the ends; null before the first. */
   at(time, gain = 1) {
     if (!this.values.length) return null;
-    const place = Math.min(this.values.length - 1, Math.max(0, (time - this.time(0)) * this.tokenRate));
+    const place = Math.min(this.values.length - 1, Math.max(0, (time - this.time(0)) * this.spec.token_rate));
     const low = Math.floor(place);
     const next = this.values[Math.min(low + 1, this.values.length - 1)];
     const mixed = this.values[low].map((v, i) => v + (place - low) * (next[i] - v));
