@@ -397,15 +397,21 @@ export class AvatarPlayer extends HTMLElement {
   async draw(state) {
     const { head, torso } = state.poses ?? this.stage.poses(state);
     const weights = this.drivers.weights(state.coefficients, head, torso);
-    await this.order.exactly(weights, head, torso);
-    this.renderer.draw(weights, head, torso, this.order.current);
+    this.exact = (this.exact ?? 0) + 1; // meanwhile `tick` asks for no other order
+    try {
+      await this.order.exactly(weights, head, torso);
+      this.renderer.draw(weights, head, torso, this.order.current);
+    } finally {
+      this.exact--;
+      this.lastKey = null;
+    }
   }
 
   tick(now) {
     this.request = requestAnimationFrame(this.tick);
     const seconds = Math.min(0.25, (now - this.last) / 1000);
     this.last = now;
-    if (!this.stage || this.loading || !this.visible) return;
+    if (!this.stage || this.loading || this.exact || !this.visible) return;
     this.comeBack(seconds);
     const { source } = this;
     if (source?.failed) {
