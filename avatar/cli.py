@@ -190,6 +190,27 @@ class Export:
 
 
 @dataclass
+class Play:
+    """Serve an exported player on localhost and print its address; Ctrl-C ends it."""
+
+    folder: Positional[Path]
+    """What `avatar export` wrote."""
+    port: int = 8090
+    """Port to serve on; 0 takes any free one."""
+
+    def run(self) -> int:
+        from avatar.export.serve import player_server
+
+        with player_server(self.folder, self.port) as server:
+            print(server.address, flush=True)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                return 0
+        return 0
+
+
+@dataclass
 class Doctor:
     """Say what is installed, which backends work, what is missing and how to get it."""
 
@@ -206,6 +227,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Eval, tyro.conf.subcommand("eval")],
     Annotated[Drive, tyro.conf.subcommand("drive")],
     Annotated[Export, tyro.conf.subcommand("export")],
+    Annotated[Play, tyro.conf.subcommand("play")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 
