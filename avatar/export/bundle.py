@@ -72,6 +72,6 @@ def _is_data(path: str) -> bool:
 
 def _embedded(path: str, body: bytes) -> str:
     packed = path.endswith(_COMPRESSED)
-    text = base64.b64encode(zlib.compress(body, 9) if packed else body).decode()
+    text = base64.b64encode(zlib.compress(body, 6) if packed else body).decode()
     mark = ' data-packed="deflate"' if packed else ""
     return f'<script type="text/plain" data-file="{path}"{mark}>{text}</script>\n'

@@ -61,7 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._file()
         if path is None:
             return self._send(HTTPStatus.NOT_FOUND, b"", "text/plain", with_body)
-        return self._send(HTTPStatus.OK, path.read_bytes(), _TYPES.get(path.suffix, "application/octet-stream"), with_body)
+        return self._send(
+            HTTPStatus.OK, path.read_bytes(), _TYPES.get(path.suffix, "application/octet-stream"), with_body
+        )
 
     def _is_for_here(self) -> bool:
         name, _, port = (self.headers.get("Host") or "").rpartition(":")

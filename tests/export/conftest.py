@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
@@ -74,13 +74,21 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
 
 
 @pytest.fixture(scope="session")
-def lively(tmp_path_factory) -> Path:
+def lively(tmp_path_factory, make_person) -> Path:
     """The small avatar as a file."""
-    from conftest import synthetic_person
-
     folder = tmp_path_factory.mktemp("lively")
     path = folder / "lively.avatar"
-    small_avatar(synthetic_person(folder, frames=60, size=96)).save(path)
+    small_avatar(make_person(folder, frames=60, size=96)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def silent(lively, tmp_path_factory) -> Path:
+    """The same avatar without its speech model: quick to export."""
+    someone = Avatar.load(lively)
+    someone.speech, someone.metadata = None, dataclasses.replace(someone.metadata, speech=None)
+    path = tmp_path_factory.mktemp("silent") / "silent.avatar"
+    someone.save(path)
     return path
 
 
@@ -133,7 +141,3 @@ def page(browser, player_folder) -> Iterator[Page]:
     opened.ready()
     yield opened
     opened.close()
-
-
-def decoded(text: str, dtype: Any) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype)

@@ -49,6 +49,10 @@ class Page:
         text = f"async (argument) => {{ const player = document.querySelector('avatar-player'); {body} }}"
         return self.page.evaluate(text, argument)
 
+    def until(self, condition: str) -> None:
+        """Waits for an expression of `player` to be true."""
+        self.js(f"while (!({condition})) await new Promise((resolve) => setTimeout(resolve, 10))")
+
     def ready(self) -> None:
         self.js("await player.ready")
 
