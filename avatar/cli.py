@@ -212,7 +212,31 @@ class View:
     def run(self) -> int:
         from avatar.viewing import view
 
-        view(self.avatar, self.host, self.port, self.play, Reporter())
+        try:
+            view(self.avatar, self.host, self.port, self.play, Reporter())
+        except KeyboardInterrupt:
+            return 0
+        return 0
+
+
+@dataclass
+class Play:
+    """Serve an exported player on localhost and print its address; Ctrl-C ends it."""
+
+    folder: Positional[Path]
+    """What `avatar export` wrote."""
+    port: int = 8090
+    """Port to serve on; 0 takes any free one."""
+
+    def run(self) -> int:
+        from avatar.export.serve import player_server
+
+        with player_server(self.folder, self.port) as server:
+            print(server.address, flush=True)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                return 0
         return 0
 
 
@@ -234,6 +258,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Drive, tyro.conf.subcommand("drive")],
     Annotated[Export, tyro.conf.subcommand("export")],
     Annotated[View, tyro.conf.subcommand("view")],
+    Annotated[Play, tyro.conf.subcommand("play")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 

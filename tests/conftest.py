@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,12 @@ def synthetic_person(tmp_path: Path, frames: int = 22, size: int = 48) -> tuple[
         neutral=neutral.astype(np.float32), regions=Regions(labels), backdrop=backdrop, reference_frame=0,
     )  # fmt: skip
     return capture, track
+
+
+@pytest.fixture(scope="session")
+def make_person() -> Callable[..., tuple[Capture, Track]]:
+    """`synthetic_person`, for those who want another length or size."""
+    return synthetic_person
 
 
 @pytest.fixture()

@@ -19,7 +19,8 @@ STAGES = ("capture", "track", "speech", "dataset", "raster", "model", "train", "
 SHARED = ("types", "conventions", "geometry", "config", "errors", "progress", "media", "files", "quiet", "device")
 """Modules that anything may import, and that import only each other."""
 
-HEAVY = ("mediapipe", "cv2", "librosa", "soundfile", "soxr", "viser", "tensorboard", "av", "gsplat", "moderngl")
+HEAVY = ("mediapipe", "cv2", "librosa", "soundfile", "soxr", "viser", "tensorboard", "av", "gsplat", "moderngl",
+         "onnx", "onnxscript", "onnxruntime")  # fmt: skip
 """Imported inside functions only: what does not need them must work without them."""
 UNSAFE_MODULES = ("pickle", "cPickle", "dill", "marshal", "shelve", "joblib")
 UNSAFE_CALLS = ("eval", "exec", "os.system", "os.popen", "torch.load", "numpy.load", "np.load")

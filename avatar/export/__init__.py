@@ -12,6 +12,7 @@ from pathlib import Path
 from avatar.errors import UserError
 from avatar.export.glb import export_glb
 from avatar.export.options import ExportOptions, expression
+from avatar.export.player import export_player
 from avatar.export.ply import export_ply
 from avatar.export.spz import export_spz
 from avatar.export.track import export_track
@@ -23,7 +24,12 @@ __all__ = ["FORMATS", "ExportOptions", "export", "export_track", "expression"]
 Format = Callable[[Avatar, Path, ExportOptions], list[Path]]
 """Avatar, folder to write into (it may exist), options -> paths written, the most important one first."""
 
-FORMATS: dict[str, Format] = {"ply": export_ply, "spz": export_spz, "glb": export_glb}
+FORMATS: dict[str, Format] = {
+    "player": export_player,
+    "ply": export_ply,
+    "spz": export_spz,
+    "glb": export_glb,
+}
 """Name after ``--format`` -> what writes it."""
 
 
