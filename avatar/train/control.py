@@ -33,6 +33,14 @@ def send_command(run_folder: Path, command: Command) -> None:
         partial.write_text("" if command == "continue" else command, encoding="ascii")
 
 
+def read_command(run_folder: Path) -> str:
+    """What the fit was last told and has not yet done; empty without."""
+    try:
+        return control_path(run_folder).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):  # most often: there is no such file
+        return ""
+
+
 class Control:
     """The fit's side. Commands from before the fit started are dropped."""
 
@@ -41,15 +49,15 @@ class Control:
         Args:
             save: writes a checkpoint.
         """
-        self._path, self._save = control_path(run_folder), save
+        self._folder, self._path, self._save = run_folder, control_path(run_folder), save
         self._path.unlink(missing_ok=True)
 
     def goes_on(self, interrupted: Callable[[], bool]) -> bool:
         """Obeys; False when the fit is to end. Waits while it is to pause and is not interrupted."""
-        command = self._read()
+        command = read_command(self._folder)
         if command == "pause":
             self._save()
-            while (command := self._read()) == "pause" and not interrupted():
+            while (command := read_command(self._folder)) == "pause" and not interrupted():
                 time.sleep(_POLL_SECONDS)
         if command == "save":
             self._path.unlink(missing_ok=True)
@@ -58,9 +66,3 @@ class Control:
             self._path.unlink(missing_ok=True)
             return False
         return not interrupted()
-
-    def _read(self) -> str:
-        try:
-            return self._path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):  # most often: there is no such file
-            return ""

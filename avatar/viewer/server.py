@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avatar.errors import UserError, one_line
 from avatar.viewer import orbit
+from avatar.viewer.door import LOCAL_NAMES, guarded_server
 from avatar.viewer.panels import build_panels
 from avatar.viewer.playback import Source
 from avatar.viewer.render_loop import RenderLoop
@@ -89,7 +90,7 @@ def start_viewer(
         raise UserError("The viewer needs the package viser; install it with 'pip install viser'.") from None
 
     port = free_port(host, port)
-    with contextlib.redirect_stdout(io.StringIO()):  # it greets with a table of its own
+    with guarded_server(local=host in LOCAL_NAMES), contextlib.redirect_stdout(io.StringIO()):  # it prints a table
         server = viser.ViserServer(host=host, port=port, verbose=False)
     # Its pages could ask for a tunnel through somebody else's server; a person's face stays here.
     server.request_share_url = lambda verbose=True: None  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from avatar.errors import UserError
 from avatar.model import Avatar
 from avatar.train import read_metrics
-from avatar.train.control import Command, send_command
+from avatar.train.control import Command, read_command, send_command
 from avatar.viewer.subject import Subject
 
 POLL_SECONDS = 1.0
@@ -73,6 +73,11 @@ class RunWatch:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the fit was last told to pause."""
+        return read_command(self.folder) == "pause"
 
     def send(self, command: Command) -> None:
         """Asks the fit to pause, go on, stop, or save what it has.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -186,3 +187,23 @@ def saved(avatar, viewer: Viewer):
     path = viewer.subject.capture.folder / "someone.avatar"
     avatar.save(path)
     return path
+
+
+def test_pages_from_elsewhere_are_turned_away(viewer) -> None:
+    """Asked as a browser asks, with nothing but a socket."""
+
+    def status(host: str, origin: str | None, upgrade: bool = True) -> int:
+        lines = [f"Host: {host}", "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==", "Sec-WebSocket-Version: 13"]
+        lines += ["Upgrade: websocket", "Connection: Upgrade"] if upgrade else ["Connection: close"]
+        lines += [] if origin is None else [f"Origin: {origin}"]
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(("\r\n".join(["GET / HTTP/1.1", *lines]) + "\r\n\r\n").encode())
+            return int(connection.recv(64).split()[1])
+
+    port = viewer.server.get_port()
+    ours = f"localhost:{port}"
+    assert status(ours, f"http://{ours}") == 101 and status(ours, None, upgrade=False) == 200
+    assert status(f"127.0.0.1:{port}", f"http://127.0.0.1:{port}") == 101
+    assert status(ours, "http://elsewhere.example") == 403 and status(ours, "null") == 403
+    assert status(f"elsewhere.example:{port}", f"http://elsewhere.example:{port}") == 403
+    assert status(f"elsewhere.example:{port}", None, upgrade=False) == 403

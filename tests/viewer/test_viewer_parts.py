@@ -17,6 +17,7 @@ from avatar.track import track_to_csv
 from avatar.types import Camera, Motion
 from avatar.viewer import orbit
 from avatar.viewer.controls import EMOTIONS, Controls, ceiling, gaze_coefficients, names_of
+from avatar.viewer.door import is_welcome
 from avatar.viewer.orbit import View
 from avatar.viewer.panels.face import REGIONS, label_of, mirrored, region_of
 from avatar.viewer.panels.play import audio_element
@@ -400,6 +401,13 @@ def test_a_taken_port_is_an_error_if_asked_for_and_passed_over_if_not(monkeypatc
         free_port("127.0.0.1", 70000)
     with pytest.raises(UserError, match=r"no address of this machine|Cannot listen"):
         free_port("256.1.1.1", None)
+
+
+def test_who_is_welcome() -> None:
+    assert is_welcome("http://localhost:8080", "localhost:8080", local=True) and is_welcome(None, "[::1]:80", True)
+    assert not is_welcome("https://elsewhere.example", "localhost:8080", local=True)
+    assert not is_welcome("http://me.example:80", "me.example:80", local=True)
+    assert is_welcome("http://me.example:80", "me.example:80", local=False) and not is_welcome("null", None, False)
 
 
 def test_drawing_leaves_no_gradients(small_avatar) -> None:

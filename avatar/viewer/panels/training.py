@@ -19,7 +19,6 @@ class TrainingPanel:
         assert session.watch is not None
         self._session, self._watch = session, session.watch
         self._shown: Progress | None = None
-        self._paused = False
         gui: Any = session.client.gui
         self._line = gui.add_markdown("")
         self._bar = gui.add_progress_bar(0.0)
@@ -35,20 +34,18 @@ class TrainingPanel:
         self._stop.on_click(lambda _: self._send("stop"))
 
     def _toggle(self) -> None:
-        if self._send("continue" if self._paused else "pause"):
-            self._paused = not self._paused
-            self._pause.label = "Go on" if self._paused else "Pause"
-            self._pause.icon = "player-play" if self._paused else "player-pause"
+        self._send("continue" if self._watch.paused else "pause")
 
-    def _send(self, command: Command) -> bool:
+    def _send(self, command: Command) -> None:
         try:
             self._watch.send(command)
         except UserError as error:
             self._session.client.add_notification("The fit cannot be reached", str(error), color="red")
-            return False
-        return True
 
     def refresh(self) -> None:
+        label = "Go on" if self._watch.paused else "Pause"
+        if self._pause.label != label:
+            self._pause.label, self._pause.icon = label, "player-pause" if label == "Pause" else "player-play"
         progress = self._watch.progress
         if progress is self._shown:
             return
