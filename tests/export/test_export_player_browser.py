@@ -139,7 +139,7 @@ def test_a_sound_moves_the_mouth_as_drive_does(page, runtime, someone, spoken):
     sound = list(spoken.read_bytes())
     record = page.js(
         """const seen = [];
-        const note = ({ detail }) => seen.push([player.time, player.coefficients.jawOpen]);
+        const note = ({ detail }) => seen.push([detail.time, player.coefficients.jawOpen]);
         await player.playSound(new Uint8Array(argument).buffer);
         player.addEventListener("frame", note);
         await new Promise((resolve) => player.addEventListener("ended", resolve, { once: true }));
