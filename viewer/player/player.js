@@ -419,6 +419,7 @@ export class AvatarPlayer extends HTMLElement {
       this.fail(source.failed);
       return;
     }
+    const { time } = this; // of the sound or track that this picture shows
     const state = this.stage.advance(seconds);
     const { head, torso } = this.stage.poses(state);
     const key = [...state.coefficients, ...head, ...torso].join();
@@ -430,7 +431,7 @@ export class AvatarPlayer extends HTMLElement {
       this.order.fresh = this.changed = false;
       this.lastKey = key;
       this.motionFrames += moved ? 1 : 0;
-      this.dispatch("frame", { time: this.time });
+      this.dispatch("frame", { time });
       this.watchPace(seconds);
     }
     if (source?.ended && this.source === source) this.stop();

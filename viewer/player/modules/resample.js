@@ -1,7 +1,7 @@
 // Sound of any sample rate to another, in chunks of any size: windowed sinc (Smith, "Digital audio resampling", 1984).
 
-const CROSSINGS = 16; // zero crossings on each side: 90 dB, and 1 ms of delay at 16 kHz
-const PASS = 0.94; // of the band kept before the filter falls
+const CROSSINGS = 32; // zero crossings on each side: flat to 7 kHz of 8, and 2 ms of delay at 16 kHz
+const PASS = 0.96; // of the band kept before the filter falls
 
 function gcd(a, b) {
   return b ? gcd(b, a % b) : a;
