@@ -160,8 +160,7 @@ class Export:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder to write into."""
     format: str = "player"
-    """player: a page that plays in any browser, offline. ply, spz: splats of one expression. glb: splats with the
-    expressions as morph targets."""
+    """player: a page that plays in any browser, offline; ply, spz: splats; glb: splats with morph targets."""
     track: bool = False
     """Instead: the person's own motion as Live Link Face CSV and JSON."""
     single_file: bool = False

@@ -82,7 +82,7 @@ def open_run_folder(folder: Path, reporter: Reporter = SILENT) -> tuple[Subject,
     Raises:
         UserError: not a run folder.
     """
-    run = load_run(folder)
+    run = load_run(folder) if manifest_path(folder).is_file() else None
     if run is None:
         raise UserError(f"There is no run in {folder}; name an avatar file or the folder of a fit.")
     files = (checkpoint_path(folder), run.avatar)
