@@ -79,6 +79,11 @@ class RunWatch:
         """Whether the fit was last told to pause."""
         return read_command(self.folder) == "pause"
 
+    @property
+    def quiet_seconds(self) -> float:
+        """How long the fit has written nothing down."""
+        return time.time() - (self._metrics_stamp or time.time_ns()) / 1e9
+
     def send(self, command: Command) -> None:
         """Asks the fit to pause, go on, stop, or save what it has.
 

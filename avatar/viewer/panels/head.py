@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avatar.geometry import euler_from_matrix, inverse, matrix_from_euler, matrix_from_quat, quat_from_matrix
+from avatar.geometry import euler_from_matrix, inverse, matrix_from_euler, matrix_from_quat, quat_from_matrix, rigid
 from avatar.viewer.orbit import world_from_camera
 
 if TYPE_CHECKING:
@@ -72,35 +71,38 @@ class HeadPanel:
 
     def _place_handles(self) -> None:
         """Handles where the sliders say."""
-        turn, shift, gaze = (self._values(g) for g in (self._turn, self._shift, self._gaze))
+        turn, shift = self._values(self._turn), self._values(self._shift)
         head = self._world_from_head.copy()
         head[:3, :3] = head[:3, :3] @ matrix_from_euler(np.radians(turn * [1, -1, 1]))
         head[:3, 3] += shift
-        eyes = head[:3, :3] @ EYES_CM + head[:3, 3]
-        direction = matrix_from_euler(np.radians([gaze[0], -gaze[1], 0.0])) @ [0.0, 0.0, REACH_CM]
         with self._session.client.atomic():
             self._head.wxyz, self._head.position = quat_from_matrix(head[:3, :3]), head[:3, 3]
-            self._target.wxyz = self._head.wxyz
-            self._target.position = eyes + head[:3, :3] @ direction
+            self._place_gaze(head)
             self._head.visible = self._target.visible = bool(self._handles_on.value) and not self._session.compare
 
+    def _place_gaze(self, world_from_head: np.ndarray) -> None:
+        """The gaze handle before the eyes of a head in a pose."""
+        right, up = self._values(self._gaze)
+        point = EYES_CM + matrix_from_euler(np.radians([right, -up, 0.0])) @ [0.0, 0.0, REACH_CM]
+        self._target.wxyz = quat_from_matrix(world_from_head[:3, :3])
+        self._target.position = world_from_head[:3, :3] @ point + world_from_head[:3, 3]
+
+    def _dragged_pose(self) -> np.ndarray:
+        """world_from_head where the head's handle was dragged to."""
+        return rigid(matrix_from_quat(np.asarray(self._head.wxyz, float)), np.asarray(self._head.position, float))
+
     def _dragged_head(self) -> None:
-        turned = self._world_from_head[:3, :3].T @ matrix_from_quat(np.asarray(self._head.wxyz, float))
-        angles = np.degrees(euler_from_matrix(turned)) * [1, -1, 1]
-        shift = np.asarray(self._head.position) - self._world_from_head[:3, 3]
+        pose = self._dragged_pose()
+        angles = np.degrees(euler_from_matrix(self._world_from_head[:3, :3].T @ pose[:3, :3])) * [1, -1, 1]
         _write(self._turn, angles, LARGEST_TURN)
-        _write(self._shift, shift, LARGEST_SHIFT)
+        _write(self._shift, pose[:3, 3] - self._world_from_head[:3, 3], LARGEST_SHIFT)
+        self._place_gaze(pose)
         self._tell()
 
     def _dragged_gaze(self) -> None:
-        pose = self._head
-        world_from_head = np.eye(4)
-        world_from_head[:3, :3] = matrix_from_quat(np.asarray(pose.wxyz, float))
-        world_from_head[:3, 3] = pose.position
-        at = inverse(world_from_head) @ np.append(np.asarray(self._target.position, float), 1.0)
+        at = inverse(self._dragged_pose()) @ np.append(np.asarray(self._target.position, float), 1.0)
         right, up, out = at[:3] - EYES_CM
-        angles = np.degrees([math.atan2(right, max(out, 1.0)), math.atan2(up, max(out, 1.0))])
-        _write(self._gaze, angles, LARGEST_GAZE)
+        _write(self._gaze, np.degrees(np.arctan2([right, up], max(out, 1.0))), LARGEST_GAZE)
         self._tell()
 
     @staticmethod

@@ -13,6 +13,9 @@ from avatar.viewer.training import Progress
 if TYPE_CHECKING:
     from avatar.viewer.session import Session
 
+QUIET_SECONDS = 120.0
+"""A fit writes a line every 25 steps; even a slow one does not take longer."""
+
 
 class TrainingPanel:
     def __init__(self, session: Session) -> None:
@@ -47,12 +50,13 @@ class TrainingPanel:
         if self._pause.label != label:
             self._pause.label, self._pause.icon = label, "player-pause" if label == "Pause" else "player-play"
         progress = self._watch.progress
+        line = self._text(progress)
+        if self._line.content != line:
+            self._line.content = line
         if progress is self._shown:
             return
         self._shown = progress
         share = progress.step / progress.steps if progress.steps else 0.0
-        score = f" · {progress.score[1][-1]:.2f} dB held out" if len(progress.score[1]) else ""
-        self._line.content = f"step {progress.step} of {progress.steps}{score}"
         self._bar.value = 100.0 * min(share, 1.0)
         for button in (self._pause, self._look, self._stop):
             button.visible = not progress.finished
@@ -60,6 +64,19 @@ class TrainingPanel:
             if len(steps) >= 2:
                 chart.data = (steps, values)
                 chart.visible = True
+
+    def _text(self, progress: Progress) -> str:
+        parts = [f"step {progress.step} of {progress.steps}"]
+        if len(progress.score[1]):
+            parts.append(f"{progress.score[1][-1]:.2f} dB held out")
+        if self._watch.problem is not None:
+            parts.append(self._watch.problem)
+        quiet = self._watch.quiet_seconds
+        if self._watch.paused:
+            parts.append("paused")
+        elif quiet > QUIET_SECONDS and not progress.finished:
+            parts.append(f"no news for {quiet / 60:.0f} min: it has probably ended")
+        return " · ".join(parts)
 
 
 def _chart(gui: Any, label: str, color: str, log: bool = False) -> Any:
