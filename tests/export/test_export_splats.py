@@ -16,7 +16,7 @@ from plyfile import PlyData
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES
 from avatar.errors import UserError
 from avatar.export import ExportOptions, export
-from avatar.export.glb import morph_targets
+from avatar.export.glb import morph_targets, raised_to
 from avatar.export.ply import COLUMNS
 from avatar.export.splats import Splats, coefficients_of, positions, splats
 from avatar.export.spz import fractional_bits, spz_bytes
@@ -173,11 +173,12 @@ def test_glb_shows_the_mean_expression_and_morphs_to_each_coefficient(saved) -> 
     targets = np.stack([glb.accessor(t["POSITION"]) for t in primitive["targets"]])
     weights = np.array(mesh["weights"])
 
-    rest = avatar.rest_coefficients()
+    rest, highest = avatar.rest_coefficients(), raised_to(avatar)
+    assert highest[BLENDSHAPE_INDEX["jawOpen"]] > 0.9 and (highest > rest).all()
     np.testing.assert_allclose(base + np.tensordot(weights, targets, 1), positions(avatar, rest), rtol=0, atol=2e-6)
     for name in ("jawOpen", "mouthSmileLeft", "eyeBlinkRight"):
         raised, weights_raised = rest.copy(), weights.copy()
-        raised[BLENDSHAPE_INDEX[name]] = weights_raised[names.index(name)] = 1.0
+        raised[BLENDSHAPE_INDEX[name]] = weights_raised[names.index(name)] = highest[BLENDSHAPE_INDEX[name]]
         shown = base + np.tensordot(weights_raised, targets, 1)
         expected = positions(avatar, raised)
         assert np.abs(expected - positions(avatar, rest)).max() > 1e-4
