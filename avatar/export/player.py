@@ -22,7 +22,7 @@ from avatar.export.compact import CompactBases, compact_bases, exact_bases
 from avatar.export.manifest import MANIFEST, described, is_player
 from avatar.export.options import ExportOptions
 from avatar.export.payload import Payload
-from avatar.export.runtime import find_runtime
+from avatar.export.runtime import FOLDER, find_runtime
 from avatar.export.sources import source_files
 from avatar.export.speech_step import speech_step
 from avatar.files import replacing, replacing_folder
@@ -60,6 +60,10 @@ def export_player(avatar: Avatar, folder: Path, options: ExportOptions) -> list[
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+    runtime = sum(len(body) for name, body in files.items() if name.startswith(f"{FOLDER}/"))
+    mine = (sum(map(len, files.values())) - runtime) / 1e6
+    spoken = f", and {runtime / 1e6:.1f} MB that run its speech model" if runtime else ""
+    options.reporter.say(f"{mine:.1f} MB{spoken}; to see it: avatar play {folder}")
     return [folder / "index.html"]
 
 

@@ -39,6 +39,7 @@ class Page:
         self.address = f"http://127.0.0.1:{self.server.server_port}/"
         self.context = browser.new_context(viewport={"width": 900, "height": 640}, **options)
         self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
@@ -46,8 +47,10 @@ class Page:
 
     def js(self, body: str, argument: Any = None) -> Any:
         """Runs the body of an async function of (player, argument)."""
-        text = f"async (argument) => {{ const player = document.querySelector('avatar-player'); {body} }}"
-        return self.page.evaluate(text, argument)
+        text = f"async ([argument, player]) => {{ {body} }}"
+        late = "new Promise((_, fail) => setTimeout(() => fail(new Error('nothing happened for 20 s')), 20000))"
+        call = f"(argument) => Promise.race([({text})([argument, document.querySelector('avatar-player')]), {late}])"
+        return self.page.evaluate(call, argument)
 
     def until(self, condition: str) -> None:
         """Waits for an expression of `player` to be true."""

@@ -181,7 +181,8 @@ def test_nothing_is_created_while_it_runs(page):
     found = page.js(
         """const gl = player.renderer.gl;
         const made = {};
-        const things = ["Texture", "Buffer", "Framebuffer", "Program", "Shader", "VertexArray"].map((n) => `create${n}`);
+        const kinds = ["Texture", "Buffer", "Framebuffer", "Program", "Shader", "VertexArray"];
+        const things = kinds.map((kind) => `create${kind}`);
         for (const name of [...things, "bufferData", "texStorage2D", "texStorage3D"]) {
           made[name] = 0;
           gl[name] = (...given) => (made[name]++, WebGL2RenderingContext.prototype[name].apply(gl, given));
@@ -207,6 +208,37 @@ def test_nothing_is_created_while_it_runs(page):
     assert found["after"]["frames"] >= found["before"]["frames"] + 120
     for key in ("textures", "buffers", "framebuffers", "programs"):
         assert found["after"][key] == found["before"][key]
+
+
+def test_a_lost_graphics_card_and_another_address_are_no_end(page, someone):
+    resolution(page, 96)
+    motion = five_states(someone)
+    before = page.draw(motion, 1)
+    page.js(
+        """const lost = player.renderer.gl.getExtension("WEBGL_lose_context");
+        const event = (name) => new Promise((resolve) => player.addEventListener(name, resolve, { once: true }));
+        let next = event("contextlost");
+        lost.loseContext();
+        await next;
+        await new Promise((resolve) => setTimeout(resolve));   // the browser counts it as lost after the event
+        next = event("contextrestored");
+        lost.restoreContext();
+        await next;"""
+    )
+    np.testing.assert_array_equal(page.draw(motion, 1), before)
+    page.js("player.setAttribute('src', './'); await player.ready")
+    np.testing.assert_array_equal(page.draw(motion, 1), before)
+    # taken out of the page and put in again, too
+    page.js(
+        """const place = player.parentElement;
+        player.remove();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        place.prepend(player);
+        await player.ready;"""
+    )
+    np.testing.assert_array_equal(page.draw(motion, 1), before)
+    assert page.js("return player.stats.textures") == 14
+    page.errors.clear()  # the browser reports the loss that was asked for
 
 
 def test_tracks_are_read_as_python_reads_them(page, tmp_path):

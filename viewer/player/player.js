@@ -95,14 +95,20 @@ export class AvatarPlayer extends HTMLElement {
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.calmed = () => this.applyIdle();
     for (const type of ["pointerdown", "pointermove", "pointerup", "pointercancel", "dblclick", "keydown"]) this.addEventListener(type, (event) => this.handled(event));
+    this.watchContext();
+  }
+
+  /** The graphics card may be taken away (driver update, too many pages) and given back. */
+  watchContext() {
     this.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
       this.dispatch("contextlost");
     });
     this.canvas.addEventListener("webglcontextrestored", () => {
-      this.renderer?.build();
-      this.changed = true;
-      if (this.order) this.order.fresh = true;
+      if (!this.renderer) return;
+      this.renderer.build();
+      this.changed = this.order.fresh = true;
+      this.dispatch("contextrestored");
     });
   }
 
@@ -128,6 +134,18 @@ export class AvatarPlayer extends HTMLElement {
     this.watchPlace.disconnect();
     this.calm.removeEventListener("change", this.calmed);
     window.removeEventListener("message", this.heard);
+    setTimeout(() => this.isConnected || this.release()); // unless it only moves to another place of the page
+  }
+
+  /** Gives back the worker, the sound device and the graphics card's memory; put into a page again, it loads again. */
+  release() {
+    this.order?.close();
+    this.context?.close();
+    this.renderer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    this.avatar = this.stage = this.order = this.renderer = this.context = this.model = this.loading = null;
+    this.canvas.replaceWith((this.canvas = this.canvas.cloneNode()));
+    this.watchContext();
+    this.newPromise();
   }
 
   attributeChangedCallback(name, before, after) {
@@ -146,10 +164,11 @@ export class AvatarPlayer extends HTMLElement {
 
   /** Loads the avatar in a folder (address of the folder or of its manifest), or of this page ("page:"). */
   async load(src) {
-    if (this.avatar || this.failed) this.newPromise();
-    this.stop();
-    this.order?.close();
-    this.avatar = this.stage = this.order = this.model = this.failed = null;
+    if (this.avatar || this.failed) {
+      this.stop();
+      this.release();
+    }
+    this.failed = null;
     const mine = (this.loading = {});
     this.say("Loading…");
     try {
@@ -170,10 +189,6 @@ export class AvatarPlayer extends HTMLElement {
   begin(avatar) {
     const scene = layout(avatar);
     this.resize(avatar.manifest.camera);
-    if (this.renderer) {
-      Object.assign(this.renderer, { avatar, scene });
-      this.canvas.replaceWith((this.canvas = this.canvas.cloneNode())); // a fresh context frees what the old one held
-    }
     this.renderer = new Renderer(this.canvas, avatar, scene);
     this.renderer.transparent = this.hasAttribute("transparent");
     this.scene = scene;
