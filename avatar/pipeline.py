@@ -28,7 +28,7 @@ from avatar.evaluate.report import Report, write_report
 from avatar.evaluate.report_data import motion_plots
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
-from avatar.model import Avatar, Metadata, initial_model
+from avatar.model import Avatar, Metadata, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
 from avatar.raster import check_backend
 from avatar.run_folder import RunFolder, open_run
@@ -100,7 +100,11 @@ def fit(
         trainer = train_stage(frames, run, resume, reporter)
     finished = trainer.step >= config.train.steps
     avatar = Avatar(
-        trainer.model.eval().requires_grad_(False), new_metadata(run, capture, track), person_statistics(track), None
+        trainer.model.eval().requires_grad_(False),
+        new_metadata(run, capture, track),
+        person_statistics(track),
+        speech=None,
+        motion=own_motion(track),
     )
     if not finished:
         avatar.save(run.avatar)
