@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avatar.drive.refined import refined_track
+from avatar.drive.refined import refined_motion
 from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
 from avatar.errors import UserError
 from avatar.media import read_speech, write_video
@@ -77,9 +77,10 @@ def _motion(
     from avatar.track.clip import tracked_clip  # needs mediapipe; the other sources do not
 
     with tracked_clip(video, avatar.camera.width, None, reporter) as (capture, tracked):
+        motion = video_source(avatar, tracked, None)
         if refine:
-            tracked = refined_track(avatar, capture, tracked, reporter)
-        return video_source(avatar, tracked, fps), capture.audio
+            motion = refined_motion(avatar, motion, capture, tracked, reporter)
+        return (motion if fps is None else resampled(motion, fps)), capture.audio
 
 
 def _mean_rate(times: np.ndarray) -> float:
