@@ -36,6 +36,8 @@ class Fit:
     """Training steps (default: the preset's)."""
     device: str | None = None
     """auto, cpu or cuda."""
+    rasterizer: str | None = None
+    """auto, native, reference (slow) or gsplat (needs that package and a GPU)."""
     face_landmarker: Path | None = None
     """Google's face_landmarker.task, to track with it instead of the built-in solver."""
     resume: bool = False
@@ -57,6 +59,8 @@ class Fit:
             config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=self.steps))
         if self.device is not None:
             config = dataclasses.replace(config, device=self.device)
+        if self.rasterizer is not None:
+            config = dataclasses.replace(config, rasterizer=self.rasterizer)
         reporter = Reporter()
         result = fit(self.clip, self.output, config, self.resume, self.face_landmarker, reporter)
         if not result.finished:
@@ -141,6 +145,8 @@ class Drive:
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None
     """Frames per second (default: the clip's the avatar was made from, or the track's own)."""
+    refine: bool = True
+    """With --video: also fit the motion to the video's pictures where it shows the avatar's own person (slower)."""
 
     def run(self) -> int:
         from avatar.drive import drive
@@ -250,6 +256,30 @@ class Doctor:
         return 0
 
 
+@dataclass
+class Bench:
+    """Time the rasterizers that run here side by side: forward, backward, a whole training step, memory."""
+
+    avatar: Positional[Path | None] = None
+    """An avatar file whose drawing is timed too."""
+    backends: tuple[str, ...] = ("cpu", "cuda", "twin", "gsplat")
+    """Which ones."""
+    only: tuple[str, ...] = ()
+    """Names of scenes, for example 30k_512px_b1 (default: all twelve)."""
+    scenes: Path | None = None
+    """Folder to keep the scenes in, so that the very same ones can be measured elsewhere."""
+    seconds: float = 1.0
+    """Time spent on each figure."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> int:
+        from avatar.bench import bench, print_bench
+
+        print_bench(bench(self.avatar, self.backends, self.scenes, self.only, self.seconds, self.json, Reporter()))
+        return 0
+
+
 Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Fit, tyro.conf.subcommand("fit")],
     Annotated[Track, tyro.conf.subcommand("track")],
@@ -258,6 +288,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Export, tyro.conf.subcommand("export")],
     Annotated[View, tyro.conf.subcommand("view")],
     Annotated[Play, tyro.conf.subcommand("play")],
+    Annotated[Bench, tyro.conf.subcommand("bench")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 

@@ -16,6 +16,15 @@ from avatar.types import Camera, Capture, Crop, Track
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu run where the CUDA kernels can."""
+    if item.get_closest_marker("gpu"):
+        from avatar.raster import cuda
+
+        if why := cuda.unavailable():
+            pytest.skip(f"no CUDA rasterizer: {why}")
+
+
 @pytest.fixture(scope="session")
 def demo_clip() -> Path:
     """The bundled computer-generated clip."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avatar.drive.refined import refined_track
 from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
 from avatar.errors import UserError
 from avatar.media import read_speech, write_video
@@ -28,9 +29,12 @@ def drive(
     seed: int = 0,
     size: int | None = None,
     fps: float | None = None,
+    refine: bool = True,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Writes a video of an avatar driven by exactly one of `speech`, `track` and `video`; returns its path.
+
+    With `video`, `refine` also fits the motion to the video's frames by analysis by synthesis where that pays.
 
     Raises:
         UserError: no or several sources, something unreadable, or an output that cannot be written.
@@ -46,7 +50,7 @@ def drive(
     if output.suffix.lower() != ".mp4":
         raise UserError(f"The output {output} must end in .mp4.")
     someone = Avatar.load(avatar)
-    motion, audio = _motion(someone, speech, track, video, pose, gain, seed, fps, reporter)
+    motion, audio = _motion(someone, speech, track, video, pose, gain, seed, fps, refine, reporter)
     rate = fps or (someone.metadata.fps if speech is not None else _mean_rate(motion.times))
     write_video(output, _counted(someone, motion, size, reporter), rate, audio=audio)
     return output
@@ -61,6 +65,7 @@ def _motion(
     gain: float,
     seed: int,
     fps: float | None,
+    refine: bool,
     reporter: Reporter,
 ) -> tuple[Motion, np.ndarray | None]:
     if speech is not None:
@@ -72,6 +77,8 @@ def _motion(
     from avatar.track.clip import tracked_clip  # needs mediapipe; the other sources do not
 
     with tracked_clip(video, avatar.camera.width, None, reporter) as (capture, tracked):
+        if refine:
+            tracked = refined_track(avatar, capture, tracked, reporter)
         return video_source(avatar, tracked, fps), capture.audio
 
 

@@ -129,15 +129,18 @@ class Avatar:
         torso = motion.camera_from_torso if camera_from_torso is None else np.asarray(camera_from_torso)[None]
         return next(self.frames(Motion(motion.times, values, head, torso), size))
 
-    def frames(self, motion: Motion, size: int | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def frames(
+        self, motion: Motion, size: int | None = None, camera: Camera | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Draws a motion frame by frame, in constant memory.
 
         Args:
-            size: side of the pictures in pixels; None is the avatar's own.
+            size: side of the pictures in pixels; None is the camera's own.
+            camera: another view than the clip's.
         Raises:
             UserError: a size below 16 px.
         """
-        camera = self.camera
+        camera = camera or self.camera
         if size is not None:
             if size < 16:
                 raise UserError(f"A picture of {size} px is too small; the smallest is 16.")

@@ -3,7 +3,8 @@
 CSV: Timecode (HH:MM:SS:FF.fff, FF frames of a standard rate), BlendShapeCount, the 52 coefficients with a capital first
 letter, then HeadYaw, HeadPitch, HeadRoll and yaw, pitch and roll of either eye, all in radians. Head angles are those
 of `geometry.matrix_from_euler` in head axes (x to image right, y up, z out of the face): positive yaw turns the face
-towards image right, positive pitch down; 0 is a head that looks straight into the camera.
+towards image right, positive pitch down, positive roll tilts it counter-clockwise as seen in the picture; 0 is a head
+that looks straight into the camera.
 JSON: {"names": [52 names], "frames": [{"time": s, "weights": [52], "head": [yaw, pitch, roll]}]}.
 """
 
