@@ -15,9 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "avatar"
 
 STAGES = (
-    "capture", "track", "speech", "dataset", "raster", "model", "train", "evaluate", "drive", "export", "viewer",
+    "capture",
+    "track",
+    "speech",
+    "dataset",
+    "raster",
+    "model",
+    "train",
+    "evaluate",
+    "drive",
+    "export",
+    "viewer",
     "bench",
-)  # fmt: skip
+)
 """A stage imports only the ones before it."""
 SHARED = ("types", "conventions", "geometry", "config", "errors", "progress", "media", "files", "quiet", "device")
 """Modules that anything may import, and that import only each other."""
