@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
 from avatar.conventions import BRANCHES
 from avatar.dataset import motion_tensors
-from avatar.model import Avatar, GaussianBatch, compose
+from avatar.model import Avatar, compose
+from avatar.raster import MovingGaussians
 from avatar.viewer.pose import Pose
 
 OVERLAYS: Final = ("none", "branches", "skin weights")
@@ -43,28 +42,24 @@ def draw(
     model = avatar.model
     motion = motion_tensors(pose.as_motion(), model.backdrop.device)
     weights = model.weights(motion)
-    gaussians = {name: model.branch(name)(weights[name]) for name in BRANCHES}
+    gaussians = {name: model.branch(name).moving(weights[name]) for name in BRANCHES}
     if overlay != "none":
-        gaussians = {name: _tinted(name, batch, overlay) for name, batch in gaussians.items()}
+        gaussians = {name: _tinted(name, moving, overlay) for name, moving in gaussians.items()}
     poses = np.stack([view_from_camera @ p for p in (pose.camera_from_head, pose.camera_from_torso)])[None, :, :3]
     camera = avatar.camera.scaled(side, round(side * avatar.camera.height / avatar.camera.width))
     seen = torch.as_tensor(np.ascontiguousarray(poses, np.float32), device=model.backdrop.device)
-    image = compose(gaussians, seen, camera, model.backdrop_at(camera)).image
+    image = compose(gaussians, seen, camera, model.backdrop_at(camera), backend=model.rasterizer).image
     return image[0].clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def _tinted(name: str, batch: GaussianBatch, overlay: str) -> GaussianBatch:
+def _tinted(name: str, moving: MovingGaussians, overlay: str) -> MovingGaussians:
     if overlay == "branches":
-        tint = batch.colors.new_tensor(BRANCH_TINTS[name])
+        tint = moving.colors.new_tensor(BRANCH_TINTS[name])
     else:
-        skin = batch.skin.unsqueeze(-1)
+        skin = torch.sigmoid(moving.skin_logits).unsqueeze(-1)
         tint = skin * skin.new_tensor(HEAD_TINT) + (1 - skin) * skin.new_tensor(TORSO_TINT)
-    return dataclasses.replace(batch, colors=_mixed(batch.colors, tint))
-
-
-def _mixed(colors: Float[Tensor, "B N 3"], tint: Float[Tensor, "*n 3"]) -> Float[Tensor, "B N 3"]:
-    grey = colors.mean(dim=-1, keepdim=True)
-    return TINT_SHARE * tint * (0.5 + grey) + (1 - TINT_SHARE) * grey
+    grey = moving.colors.mean(dim=-1, keepdim=True)
+    return moving._replace(colors=TINT_SHARE * tint * (0.5 + grey) + (1 - TINT_SHARE) * grey)
 
 
 def resized(picture: UInt8[np.ndarray, "H W 3"], width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -226,7 +226,7 @@ def test_view_and_overlays_change_the_picture_but_not_the_backdrop(small_avatar)
     assert np.abs(plain.astype(int) - aside).mean() > 2
     for overlay in ("branches", "skin weights"):
         tinted = draw(small_avatar, pose, np.eye(4), 48, overlay)
-        assert np.abs(plain.astype(int) - tinted).max() > 50
+        assert np.abs(plain.astype(int) - tinted).max() > 25
         assert np.array_equal(tinted[0, 0], plain[0, 0])
 
 
