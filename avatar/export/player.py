@@ -48,7 +48,7 @@ def export_player(avatar: Avatar, folder: Path, options: ExportOptions) -> list[
         UserError: the folder holds something else or cannot be written, or an option makes no sense here.
     """
     if options.coefficients:
-        raise UserError("--expression is for formats that hold one expression; the player shows them all: leave it out.")
+        raise UserError("--expression is for formats that hold one expression; the player shows all: leave it out.")
     files = player_files(avatar, options)
     if options.single_file:
         path = folder / f"{options.name}.html"
