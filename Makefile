@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 # libGL and libglib are what OpenCV (a dependency of mediapipe) loads; slim Debian images lack them.
-$(STAMP): pyproject.toml CMakeLists.txt $(shell find cuda_ext -type f 2>/dev/null)
+$(STAMP): pyproject.toml CMakeLists.txt scripts/player_runtime.sh $(shell find cuda_ext -type f 2>/dev/null)
 	@scripts/system_packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade --quiet pip

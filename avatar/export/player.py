@@ -45,8 +45,10 @@ def export_player(avatar: Avatar, folder: Path, options: ExportOptions) -> list[
     Reads `single_file`, `float_bases` and `runtime` of the options.
 
     Raises:
-        UserError: the folder holds something else, cannot be written, or `runtime` is not what it should be.
+        UserError: the folder holds something else or cannot be written, or an option makes no sense here.
     """
+    if options.coefficients:
+        raise UserError("--expression is for formats that hold one expression; the player shows all: leave it out.")
     files = player_files(avatar, options)
     if options.single_file:
         path = folder / f"{options.name}.html"

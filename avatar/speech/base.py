@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 

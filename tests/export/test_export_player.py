@@ -149,6 +149,8 @@ def test_a_folder_with_other_things_is_left_alone(silent, tmp_path):
     assert page == out / "index.html" and page.is_file() and is_player(out)
     assert not (out / "a2e.onnx").exists() and json.loads((out / "manifest.json").read_text())["speech"] is None
     export(silent, out, "player", options)  # over an earlier export: fine
+    with pytest.raises(UserError, match="--expression"):
+        export(silent, out, "player", ExportOptions(name="silent", avatar_path=silent, coefficients={"jawOpen": 0.5}))
     with pytest.raises(UserError, match="no speech model"):
         export(silent, out, "player", ExportOptions(name="silent", avatar_path=silent, runtime=tmp_path))
 

@@ -142,7 +142,7 @@ export class AvatarPlayer extends HTMLElement {
     this.order?.close();
     this.context?.close();
     this.renderer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
-    this.avatar = this.stage = this.order = this.renderer = this.context = this.model = this.loading = null;
+    this.avatar = this.stage = this.order = this.renderer = this.context = this.model = this.loading = this.rewound = null;
     this.canvas.replaceWith((this.canvas = this.canvas.cloneNode()));
     this.watchContext();
     this.newPromise();
@@ -332,8 +332,9 @@ export class AvatarPlayer extends HTMLElement {
     if (this.stage.source === source) this.dispatch("play");
   }
 
+  /** The sound, microphone or track that moves it, or that has come to its end and can be played again; or null. */
   get source() {
-    return this.stage?.source ?? null;
+    return this.stage?.source ?? this.rewound ?? null;
   }
 
   get playing() {
@@ -349,8 +350,12 @@ export class AvatarPlayer extends HTMLElement {
   }
 
   async play() {
-    await this.source?.play();
-    if (this.source) this.dispatch("play");
+    const { source } = this;
+    if (!source) return;
+    if (source === this.rewound) this.stage.use(source);
+    this.rewound = null;
+    await source.play();
+    this.dispatch("play");
   }
 
   pause() {
@@ -362,12 +367,23 @@ export class AvatarPlayer extends HTMLElement {
     this.source?.seek(time);
   }
 
-  /** Ends the source (sound, microphone or track) and goes back to idle. */
+  /** Lets go of the source (sound, microphone or track) and goes back to idle. */
   stop() {
     const { source } = this;
     if (!source) return;
     source.close();
+    this.rewound = null;
     this.stage.use(null);
+    this.dispatch("ended");
+  }
+
+  /** At the end of a sound or track: idle again, and ready to play it once more. */
+  finish() {
+    const { source } = this;
+    source.pause();
+    source.seek(0);
+    this.stage.use(null);
+    this.rewound = source;
     this.dispatch("ended");
   }
 
@@ -449,7 +465,7 @@ export class AvatarPlayer extends HTMLElement {
       this.dispatch("frame", { time });
       this.watchPace(seconds);
     }
-    if (source?.ended && this.source === source) this.stop();
+    if (source?.ended && this.source === source) this.finish();
   }
 
   /** Draws smaller pictures where large ones come too slowly. */

@@ -123,6 +123,7 @@ export async function checkedBytes(files, manifest, path) {
 }
 
 async function inflate(bytes, name) {
+  if (!globalThis.DecompressionStream) throw new PlayerError("This browser is too old to unpack the avatar (it lacks DecompressionStream). Update it.");
   try {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());

@@ -133,8 +133,8 @@ void main() {
   float angle = 0.5 * atan(2.0 * b, a - c);
   vec2 axis = vec2(cos(angle), sin(angle));
   vec2 corner = vec2((gl_VertexID & 1) == 0 ? -1.0 : 1.0, (gl_VertexID & 2) == 0 ? -1.0 : 1.0);
-  // a little wider than the contour: the fragments decide what is inside
-  vec2 half_ = 1.02 * sqrt(reach2 / vec2(large, small)) + 0.1;
+  // a hair wider than the contour, for rounding: the fragments decide what is inside
+  vec2 half_ = 1.001 * sqrt(reach2 / vec2(large, small)) + 0.01;
   vec2 px = vCentre.xy + corner.x * half_.x * axis + corner.y * half_.y * vec2(-axis.y, axis.x);
   gl_Position = vec4(2.0 * px / uSize - 1.0, 0.0, 1.0);
 }`;
