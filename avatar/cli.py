@@ -36,6 +36,8 @@ class Fit:
     """Training steps (default: the preset's)."""
     device: str | None = None
     """auto, cpu or cuda."""
+    rasterizer: str | None = None
+    """auto, native, reference (slow) or gsplat (needs that package and a GPU)."""
     face_landmarker: Path | None = None
     """Google's face_landmarker.task, to track with it instead of the built-in solver."""
     resume: bool = False
@@ -57,6 +59,8 @@ class Fit:
             config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=self.steps))
         if self.device is not None:
             config = dataclasses.replace(config, device=self.device)
+        if self.rasterizer is not None:
+            config = dataclasses.replace(config, rasterizer=self.rasterizer)
         reporter = Reporter()
         result = fit(self.clip, self.output, config, self.resume, self.face_landmarker, reporter)
         if not result.finished:
@@ -152,6 +156,8 @@ class Drive:
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None
     """Frames per second (default: the clip's the avatar was made from, or the track's own)."""
+    refine: bool = True
+    """With --video: also fit the motion to the video's pictures where it shows the avatar's own person (slower)."""
 
     def run(self) -> int:
         from avatar.drive import drive
@@ -159,6 +165,94 @@ class Drive:
 
         limit_threads()
         print(drive(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, reporter=Reporter()))
+        return 0
+
+
+@dataclass
+class Export:
+    """Write an avatar in a format that other programs read."""
+
+    avatar: Positional[Path]
+    """The .avatar file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder to write into."""
+    format: str = "player"
+    """player: a page that plays in any browser, offline; ply, spz: splats; glb: splats with morph targets."""
+    track: bool = False
+    """Instead: the person's own motion as Live Link Face CSV and JSON."""
+    single_file: bool = False
+    """player: everything in one HTML file."""
+    float_bases: bool = False
+    """player: motion bases in float32: exact, several times larger."""
+    runtime: Path | None = None
+    """player: folder of the npm package onnxruntime-web (default: where the set-up puts it)."""
+    expression: tuple[str, ...] = ()
+    """Formats that hold one expression: coefficients as NAME=VALUE, for example jawOpen=0.5."""
+
+    def run(self) -> int:
+        from avatar.export import ExportOptions, export, export_track, expression
+        from avatar.pipeline import limit_threads
+
+        limit_threads()
+        if self.track:
+            for path in export_track(self.avatar, self.output):
+                print(path)
+            return 0
+        options = ExportOptions(
+            name=self.avatar.stem,
+            avatar_path=self.avatar,
+            coefficients=expression(self.expression),
+            single_file=self.single_file,
+            float_bases=self.float_bases,
+            runtime=self.runtime,
+            reporter=Reporter(),
+        )
+        for path in export(self.avatar, self.output, self.format, options):
+            print(path)
+        return 0
+
+
+@dataclass
+class View:
+    """Look at an avatar in the browser: sliders, playback, views; or at a fit while it runs."""
+
+    avatar: Positional[Path]
+    """The .avatar file, or the run folder of a fit."""
+    play: Path | None = None
+    """What it opens with: a sound file to say, or a motion track (CSV or JSON)."""
+    port: int | None = None
+    """Default: the first free one from 8080 on."""
+    host: str = "127.0.0.1"
+    """Address to listen at. The default is reached from this machine only; 0.0.0.0 from everywhere."""
+
+    def run(self) -> int:
+        from avatar.viewing import view
+
+        try:
+            view(self.avatar, self.host, self.port, self.play, Reporter())
+        except KeyboardInterrupt:
+            return 0
+        return 0
+
+
+@dataclass
+class Play:
+    """Serve an exported player on localhost and print its address; Ctrl-C ends it."""
+
+    folder: Positional[Path]
+    """What `avatar export` wrote."""
+    port: int = 8090
+    """Port to serve on; 0 takes any free one."""
+
+    def run(self) -> int:
+        from avatar.export.serve import player_server
+
+        with player_server(self.folder, self.port) as server:
+            print(server.address, flush=True)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                return 0
         return 0
 
 
@@ -173,11 +267,39 @@ class Doctor:
         return 0
 
 
+@dataclass
+class Bench:
+    """Time the rasterizers that run here side by side: forward, backward, a whole training step, memory."""
+
+    avatar: Positional[Path | None] = None
+    """An avatar file whose drawing is timed too."""
+    backends: tuple[str, ...] = ("cpu", "cuda", "twin", "gsplat")
+    """Which ones."""
+    only: tuple[str, ...] = ()
+    """Names of scenes, for example 30k_512px_b1 (default: all twelve)."""
+    scenes: Path | None = None
+    """Folder to keep the scenes in, so that the very same ones can be measured elsewhere."""
+    seconds: float = 1.0
+    """Time spent on each figure."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> int:
+        from avatar.bench import bench, print_bench
+
+        print_bench(bench(self.avatar, self.backends, self.scenes, self.only, self.seconds, self.json, Reporter()))
+        return 0
+
+
 Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Fit, tyro.conf.subcommand("fit")],
     Annotated[Track, tyro.conf.subcommand("track")],
     Annotated[Eval, tyro.conf.subcommand("eval")],
     Annotated[Drive, tyro.conf.subcommand("drive")],
+    Annotated[Export, tyro.conf.subcommand("export")],
+    Annotated[View, tyro.conf.subcommand("view")],
+    Annotated[Play, tyro.conf.subcommand("play")],
+    Annotated[Bench, tyro.conf.subcommand("bench")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]
 

@@ -129,6 +129,8 @@ class FitConfig:
     """Side of the avatar's frame in pixels; None keeps the clip's own up to 512."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    rasterizer: str = "auto"
+    """auto (native code for the device), native, reference (the PyTorch twin, slow) or gsplat (needs it and a GPU)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)

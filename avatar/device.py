@@ -10,9 +10,7 @@ from avatar.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device for `auto`, `cpu` or `cuda`.
-
-    `auto` is the CPU: it is the path with native kernels.
+    """The torch device for `auto`, `cpu` or `cuda`; `auto` takes a GPU that PyTorch can use.
 
     Raises:
         UserError: another name, or CUDA where there is none.
@@ -21,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"There is no device '{name}'; choose auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available to PyTorch here; use --device cpu, or see 'avatar doctor'.")
-    return torch.device("cuda" if name == "cuda" else "cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def describe_device(device: torch.device) -> str:

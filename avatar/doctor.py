@@ -72,8 +72,12 @@ def doctor() -> list[Check]:
         ("face tracking", _mediapipe),
         ("sound", _sound),
         ("TensorBoard", _tensorboard),
+        ("viewer", _viewer),
+        ("player's speech", _player_speech),
         ("presets", _presets),
         ("CUDA device", _cuda),
+        ("CUDA rasterizer", _cuda_kernels),
+        ("gsplat", _gsplat),
         ("nvcc", _nvcc),
     )
     return [_safely(name, probe) for name, probe in probes]
@@ -228,6 +232,19 @@ def _tensorboard() -> Check:
     return _package("TensorBoard", "tensorboard", MISSING, "training curves while a fit runs")
 
 
+def _viewer() -> Check:
+    return _package("viewer", "viser", MISSING, "avatar view")
+
+
+def _player_speech() -> Check:
+    name = "player's speech"
+    absent = [package for package in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(package)]
+    if absent:
+        detail = f"without {', '.join(absent)}: an exported player moves, but does not speak from sound"
+        return Check(name, OPTIONAL, detail, "pip install 'avatar[onnx]'")
+    return Check(name, OK, f"onnx {_version('onnx')}, onnxruntime {_version('onnxruntime')}")
+
+
 def _presets() -> Check:
     from avatar.config import preset_names
 
@@ -247,6 +264,29 @@ def _cuda() -> Check:
         return Check(name, OPTIONAL, "none that PyTorch can use", hint)
     free, total = torch.cuda.mem_get_info()
     return Check(name, OK, f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GB free")
+
+
+def _cuda_kernels() -> Check:
+    name = "CUDA rasterizer"
+    from avatar.raster import cuda
+
+    if cuda.library_path() is None:
+        hint = "Only for a GPU: with nvcc on the PATH (CUDA toolkit 12 or newer), in the checkout: pip install ."
+        return Check(name, OPTIONAL, "not built: no nvcc when the package was installed; the CPU's is complete", hint)
+    why = cuda.unavailable()
+    if why == cuda.NO_DEVICE:
+        return Check(name, OK, f"built; {why}")
+    if why:
+        return Check(name, MISSING, f"cannot be loaded ({why})", "Install the package again: pip install .")
+    return Check(name, OK, "built and usable")
+
+
+def _gsplat() -> Check:
+    from avatar.raster import gsplat_backend
+
+    if why := gsplat_backend.unavailable():
+        return Check("gsplat", OPTIONAL, f"{why}", "Only for comparing rasterizers.")
+    return Check("gsplat", OK, f"{_version('gsplat')}: --rasterizer gsplat")
 
 
 def _nvcc() -> Check:

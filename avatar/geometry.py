@@ -14,8 +14,13 @@ from avatar.types import Camera
 
 
 def matrix_from_rotvec(rotvec: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
-    """Rotation matrices of rotation vectors (axis times angle in radians)."""
-    return roma.rotvec_to_rotmat(_tensor(rotvec)).numpy()
+    """Rotation matrices of rotation vectors (axis times angle in radians), by Rodrigues' formula."""
+    x, y, z = np.moveaxis(np.asarray(rotvec, dtype=np.float64), -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    angle = np.sqrt(x * x + y * y + z * z)[..., None, None]
+    # np.sinc keeps sin(a) / a and (1 - cos a) / a^2 = sinc(a / 2)^2 / 2 exact at zero
+    return np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (cross @ cross)
 
 
 def rotvec_from_matrix(matrix: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:

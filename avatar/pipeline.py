@@ -28,8 +28,9 @@ from avatar.evaluate.report import Report, write_report
 from avatar.evaluate.report_data import motion_plots
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
-from avatar.model import Avatar, Metadata, initial_model
+from avatar.model import Avatar, Metadata, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
+from avatar.raster import check_backend
 from avatar.run_folder import RunFolder, open_run
 from avatar.speech import (
     SpeechFeatures,
@@ -79,6 +80,7 @@ def fit(
     """
     config, clip = config or FitConfig(), Path(clip)
     device = resolve_device(config.device)
+    check_backend(config.rasterizer, device)
     folder = Path(run_folder) if run_folder is not None else Path("runs") / clip.stem
     task = Path(face_landmarker) if face_landmarker is not None else None
     run = open_run(folder, clip, clip_sha256(clip), config, task is not None, resume)
@@ -98,7 +100,11 @@ def fit(
         trainer = train_stage(frames, run, resume, reporter)
     finished = trainer.step >= config.train.steps
     avatar = Avatar(
-        trainer.model.eval().requires_grad_(False), new_metadata(run, capture, track), person_statistics(track), None
+        trainer.model.eval().requires_grad_(False),
+        new_metadata(run, capture, track),
+        person_statistics(track),
+        speech=None,
+        motion=own_motion(track),
     )
     if not finished:
         avatar.save(run.avatar)
@@ -148,7 +154,9 @@ def train_stage(frames: FrameSet, run: RunFolder, resume: bool, reporter: Report
     if len(frames.train_indices) == 0:
         raise UserError("The clip is too short: no frame is left for training after holding out the end.")
     config = run.config
-    trainer = Trainer(frames, initial_model(frames, config.model, config.train.seed), config, run.path, reporter)
+    model = initial_model(frames, config.model, config.train.seed)
+    model.rasterizer = config.rasterizer
+    trainer = Trainer(frames, model, config, run.path, reporter)
     if resume:
         load_checkpoint(trainer, checkpoint_path(run.path))
         reporter.say(f"resuming at step {trainer.step} of {config.train.steps}")

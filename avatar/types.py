@@ -91,7 +91,7 @@ class Track:
     camera: Camera
     times: Float[np.ndarray, " N"]
     valid: Bool[np.ndarray, " N"]
-    """False where no face was found; the motion of such frames is bridged from their neighbours."""
+    """False where no face was found or something covers it; the motion there is bridged from the neighbours."""
     camera_from_head: Float[np.ndarray, "N 4 4"]
     camera_from_torso: Float[np.ndarray, "N 4 4"]
     """Equals camera_from_head in the reference frame; elsewhere moved by the image motion of the shoulders."""

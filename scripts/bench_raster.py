@@ -23,35 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avatar.bench.scenes import make_scene
 from avatar.raster import l1_ssim, native, rasterize
 from avatar.raster.operators import rasterize_backward_op, rasterize_op
 
 HERE = Path(__file__).parent
-
-
-def make_scene(splats: int, size: int, batch: int = 1, seed: int = 0) -> list[Tensor]:
-    """means, quats, log_scales, opacity_logits, colors, skin, layers, poses, intrinsics of a random scene (float32)."""
-    g = torch.Generator().manual_seed(seed)
-    depth_cm, focal_px = 60.0, 2.0 * size
-    px = depth_cm / focal_px  # cm per px at that depth
-    half = size * 0.5**0.5 / 2  # a square of half the image's area
-    means = torch.empty(batch, splats, 3)
-    means[..., :2] = (torch.rand(batch, splats, 2, generator=g) * 2 - 1) * half * px
-    means[..., 2] = torch.rand(batch, splats, generator=g) * 4 - 2
-    sigma_px = 0.7 + 3.0 * torch.rand(batch, splats, 3, generator=g)
-    poses = torch.eye(4)[:3].repeat(batch, 2, 1, 1)
-    poses[..., 2, 3] = depth_cm
-    return [
-        means,
-        torch.randn(batch, splats, 4, generator=g),
-        (sigma_px * px).log(),
-        torch.randn(batch, splats, generator=g),
-        torch.rand(batch, splats, 3, generator=g),
-        torch.rand(splats, generator=g),
-        torch.zeros(splats, dtype=torch.int32),
-        poses,
-        torch.tensor([focal_px, focal_px, size / 2, size / 2]),
-    ]
 
 
 class Baseline:

@@ -391,8 +391,8 @@ def agreement(guess: np.ndarray, truth: np.ndarray) -> tuple[float, float, int]:
     return float(np.mean(correlation)), float(np.abs(guess - truth)[:, :-1].mean()), len(active)
 
 
-def measure_unseen(pairs: dict[str, np.ndarray], videos: list[str], options: Options) -> None:
-    """Holds out each video in turn and prints how well the student follows the teacher on it."""
+def measure_unseen(pairs: dict[str, np.ndarray], videos: list[str], options: Options) -> str:
+    """Holds out each video in turn, prints how well the student follows the teacher on it, and returns the summary."""
     from avatar.track.coefficients import features, steady_coefficients
 
     people = sorted(set(pairs["person"].tolist()))
@@ -406,7 +406,9 @@ def measure_unseen(pairs: dict[str, np.ndarray], videos: list[str], options: Opt
         rows.append((*agreement(guess, truth), *agreement(steady, truth)[:2]))
         print(f"{videos[person]}: correlation {rows[-1][0]:.3f} ({rows[-1][2]} active), MAE {rows[-1][1]:.4f}; "
               f"smoothed {rows[-1][3]:.3f}, {rows[-1][4]:.4f}", flush=True)  # fmt: skip
-    print("mean: correlation {:.3f}, MAE {:.4f}; smoothed {:.3f}, {:.4f}".format(*np.mean(rows, 0)[[0, 1, 3, 4]]))
+    mean = "mean: correlation {:.3f}, MAE {:.4f}; smoothed {:.3f}, {:.4f}".format(*np.mean(rows, 0)[[0, 1, 3, 4]])
+    print(mean)
+    return "each person held out in turn: " + "; ".join(f"{r[0]:.3f} / {r[1]:.4f}" for r in rows) + "; " + mean
 
 
 def fit_prior(pairs: dict[str, np.ndarray], options: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -486,9 +488,12 @@ def main(options: Options) -> None:
         pairs = gather(videos, options)
         if options.cache:
             np.savez(options.cache, **pairs)
+    source = {
+        "source": "distilled from Google's Face Landmarker (Apache-2.0) by scripts/train_coefficient_solver.py",
+        "trained_on": f"{len(videos)} people, {len(pairs['person'])} pairs, {options.queries} queries of the teacher",
+    }
     if options.hold_out:
-        measure_unseen(pairs, [f"person {k + 1}" for k in range(len(videos))], options)
-    source = {"source": "distilled from Google's Face Landmarker (Apache-2.0)"}
+        source["held_out"] = measure_unseen(pairs, [f"person {k + 1}" for k in range(len(videos))], options)
     prior, noise = fit_prior(pairs, options)
     save_file({"displacement": prior.astype(np.float16)}, options.out / "landmark_prior.safetensors", metadata=source)
     mesh = load_file(options.out / "mesh.safetensors")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from avatar.drive.edits import read_edit, read_head_motion, read_track_file
+from avatar.drive.refined import refined_motion
 from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
 from avatar.errors import UserError
 from avatar.media import VideoWriter, sound_seconds
@@ -38,12 +39,15 @@ def drive(
     seed: int = 0,
     size: int | None = None,
     fps: float | None = None,
+    refine: bool = True,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Writes a video of an avatar driven by exactly one of `speech`, `track` and `video`; returns its path.
 
     `pose`, `gain`, `emotion`, `style`, `blink`, `gaze` and `seed` are about speech (`speech.SpeechControls`; `pose` may
     also be the path of a track with head rotation); `edit` goes with every source.
+
+    With `video`, `refine` also fits the motion to the video's frames by analysis by synthesis where that pays.
 
     Raises:
         UserError: no or several sources, something unreadable, a setting out of range, or an output that cannot be
@@ -76,7 +80,7 @@ def drive(
         seconds = sound_seconds(speech)
         total = None if seconds is None else round(seconds * rate)
     else:
-        motion, audio = _whole(someone, track, video, fps, reporter)
+        motion, audio = _whole(someone, track, video, fps, refine, reporter)
         rate, blocks, total = fps or _mean_rate(motion.times), [(motion, audio)], len(motion.times)
     if edit is not None:
         changes.append(read_edit(edit).apply)
@@ -107,7 +111,7 @@ def _pose_path(pose: str) -> Path:
 
 
 def _whole(
-    avatar: Avatar, track: Path | None, video: Path | None, fps: float | None, reporter: Reporter
+    avatar: Avatar, track: Path | None, video: Path | None, fps: float | None, refine: bool, reporter: Reporter
 ) -> tuple[Motion, np.ndarray | None]:
     if track is not None:
         return file_source(avatar, track, fps), None
@@ -115,7 +119,10 @@ def _whole(
     from avatar.track.clip import tracked_clip  # needs mediapipe; the other sources do not
 
     with tracked_clip(video, avatar.camera.width, None, reporter) as (capture, tracked):
-        return video_source(avatar, tracked, fps), capture.audio
+        motion = video_source(avatar, tracked, None)
+        if refine:
+            motion = refined_motion(avatar, motion, capture, tracked, reporter)
+        return (motion if fps is None else resampled(motion, fps)), capture.audio
 
 
 def _mean_rate(times: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from avatar.files import replacing, replacing_folder
 from avatar.model import Avatar
 from avatar.progress import SILENT, Reporter
 from avatar.speech import predict_mouth
+from avatar.train.refine import refine_motion
 from avatar.types import Motion
 
 MOUTH_CROPS = 8
@@ -73,16 +74,11 @@ def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Moti
 
 def render_as_clip(avatar: Avatar, frames: FrameSet, motion: Motion) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Draws through the camera of the clip's own tracking (the same as the avatar's for the clip it was made from)."""
-    own = avatar.model.camera
-    avatar.model.camera = frames.camera
-    try:
-        yield from avatar.frames(motion)
-    finally:
-        avatar.model.camera = own
+    return avatar.frames(motion, camera=frames.camera)
 
 
 def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save_frames: Path | None = None) -> HeldOut:
-    """Scores the rows *tracked* and *speech* over the held-out frames.
+    """Scores the rows *tracked*, *refined* and *speech* over the held-out frames.
 
     Args:
         save_frames: folder for the tracked row's pictures, ``render/%06d.png`` and ``truth/%06d.png`` by frame number.
@@ -99,21 +95,11 @@ def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames:
     indices = evaluated_indices(frames)
     spoken = speech_motion(avatar, frames, indices)
     tracked = tracked_motion(frames, indices)
-    scores, speech_scores = Scores(LandmarkDistance()), Scores(LandmarkDistance())
-    with reporter.bar("scoring held-out frames", len(indices) * (2 if spoken is not None else 1)) as bar:
-        for index, image in zip(indices, render_as_clip(avatar, frames, tracked), strict=True):
-            truth = frames.capture.frames[int(index)]
-            psnr = scores.add(image, truth, frames.track.regions.labels(int(index)))
-            if save_frames is not None:
-                _save_pair(save_frames, int(index), image, truth)
-            bar.advance(note=f"{psnr:.2f} dB")
-        rows = {"tracked": scores.result()}
-        if spoken is not None:
-            for index, image in zip(indices, render_as_clip(avatar, frames, spoken), strict=True):
-                truth = frames.capture.frames[int(index)]
-                speech_scores.add(image, truth, frames.track.regions.labels(int(index)))
-                bar.advance()
-            rows["speech"] = speech_scores.result()
+    rows = {"tracked": _scored(avatar, frames, indices, tracked, "scoring held-out frames", reporter, save_frames)}
+    refined = refined_motion(avatar, frames, indices, tracked, reporter)
+    rows["refined"] = _scored(avatar, frames, indices, refined, "scoring refined motion", reporter)
+    if spoken is not None:
+        rows["speech"] = _scored(avatar, frames, indices, spoken, "scoring speech", reporter)
     speech, curves = None, ()
     if spoken is not None:
         ours, true = (m.coefficients[:, list(MOUTH_INDICES)] for m in (spoken, tracked))
@@ -127,6 +113,31 @@ def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames:
         speech_curves=curves,
         times=frames.track.times[indices],
     )
+
+
+def refined_motion(
+    avatar: Avatar, frames: FrameSet, indices: np.ndarray, tracked: Motion, reporter: Reporter
+) -> Motion:
+    """The tracked motion also refined against the frames themselves."""
+    pictures = (frames.capture.frames[int(i)] for i in indices)
+    with reporter.bar("refining held-out motion", len(indices)) as bar:
+        return refine_motion(avatar.model, pictures, tracked, frames.camera, advance=bar.advance)
+
+
+def _scored(
+    avatar: Avatar, frames: FrameSet, indices: np.ndarray, motion: Motion, what: str, reporter: Reporter,
+    save_frames: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of one row; its pictures go to `save_frames` where that is given."""
+    scores = Scores(LandmarkDistance())
+    with reporter.bar(what, len(indices)) as bar:
+        for index, image in zip(indices, render_as_clip(avatar, frames, motion), strict=True):
+            truth = frames.capture.frames[int(index)]
+            psnr = scores.add(image, truth, frames.track.regions.labels(int(index)))
+            if save_frames is not None:
+                _save_pair(save_frames, int(index), image, truth)
+            bar.advance(note=f"{psnr:.2f} dB")
+    return scores.result()
 
 
 def preview(avatar: Avatar, frames: FrameSet) -> tuple[Iterator[UInt8[np.ndarray, "h w 3"]], np.ndarray]:

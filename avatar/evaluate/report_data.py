@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from avatar.conventions import BLENDSHAPES
 from avatar.evaluate.svg_plot import Plot, Series
+from avatar.track import head_angles
 from avatar.types import Finding, Provenance, Track
 
 ROWS: Final = ("tracked", "refined", "speech")
@@ -91,20 +92,6 @@ class Report:
             raise ValueError(f"{len(self.frame_times)} times for {self.rows['tracked']['frames']} scored frames")
 
 
-def head_angles(camera_from_head: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "N 3"]:
-    """Yaw, pitch and roll of the head in degrees; all 0 when it faces the camera upright.
-
-    Yaw > 0 turns the face to image right, pitch > 0 looks up, roll > 0 tilts clockwise as seen in the image. The
-    rotation is yaw, then pitch, then roll about the head's own axes.
-    """
-    # Head axes seen in camera space, with y and z flipped so that an upright frontal head is the identity.
-    rotation = camera_from_head[:, :3, :3] * np.array([1.0, -1.0, -1.0])
-    yaw = np.arctan2(-rotation[:, 0, 2], rotation[:, 2, 2])
-    pitch = np.arcsin(np.clip(rotation[:, 1, 2], -1, 1))
-    roll = np.arctan2(rotation[:, 1, 0], rotation[:, 1, 1])
-    return np.degrees(np.stack((yaw, pitch, roll), axis=1))
-
-
 def most_moving(coefficients: Float[np.ndarray, "N 52"], count: int = SHOWN_COEFFICIENTS) -> list[int]:
     """Columns that vary most, the livelier one of each left/right pair, most first."""
     best: dict[str, int] = {}
@@ -124,7 +111,7 @@ def motion_plots(track: Track, held_out_from: float | None = None) -> tuple[Plot
         held_out_from: time in seconds from which the clip is held out; tinted in the plots.
     """
     times = np.asarray(track.times, dtype=np.float64)
-    angles, position = head_angles(track.camera_from_head), track.camera_from_head[:, :3, 3]
+    angles, position = np.degrees(head_angles(track.camera_from_head)), track.camera_from_head[:, :3, 3]
     drift = position - np.median(position, axis=0)
 
     def plot(title: str, unit: str, curves: Mapping[str, np.ndarray]) -> Plot:
@@ -135,7 +122,7 @@ def motion_plots(track: Track, held_out_from: float | None = None) -> tuple[Plot
     half = (len(chosen) + 1) // 2
     groups = [{BLENDSHAPES[k]: track.coefficients[:, k] for k in part} for part in (chosen[:half], chosen[half:])]
     return (
-        plot("Head rotation", "degrees", dict(zip(("yaw", "pitch", "roll"), angles.T, strict=True))),
+        plot("Head rotation", "degrees", dict(zip(("yaw (right)", "pitch (down)", "roll"), angles.T, strict=True))),
         plot("Head position around its median", "cm", dict(zip(("right", "down", "away"), drift.T, strict=True))),
         plot("Coefficients that move most", "0 to 1", groups[0]),
         plot("The next ones", "0 to 1", groups[1]),

@@ -6,6 +6,7 @@ from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
 from avatar.model.initialise import initial_model
 from avatar.model.model import AvatarModel
+from avatar.model.own_motion import own_motion
 
 __all__ = [
     "SUFFIX",
@@ -17,4 +18,5 @@ __all__ = [
     "Metadata",
     "compose",
     "initial_model",
+    "own_motion",
 ]

@@ -15,6 +15,7 @@ from avatar.dataset import MotionBatch, motion_tensors
 from avatar.errors import UserError
 from avatar.model.file import Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
+from avatar.model.own_motion import motion_from_tensors, motion_to_tensors
 from avatar.speech import PersonStatistics, SpeechControls, SpeechModel, SpeechStream
 from avatar.types import Camera, Motion
 
@@ -35,6 +36,8 @@ class Avatar:
     metadata: Metadata
     person: PersonStatistics
     speech: SpeechModel | None
+    motion: Motion | None = None
+    """The clip's own motion as tracked; None in files of early versions."""
 
     @staticmethod
     def load(path: str | Path) -> Avatar:
@@ -51,12 +54,13 @@ class Avatar:
                 speech = SpeechModel.from_config(metadata.speech)
                 speech.load_state_dict(_under("speech.", extra))
                 speech.eval().requires_grad_(False)
+            motion = motion_from_tensors(_under("motion.", extra))
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(
                 f"{path} is damaged or was made by an older version: its motion statistics or "
                 f"speech model cannot be read; fit the clip again."
             ) from None
-        return Avatar(model, metadata, person, speech)
+        return Avatar(model, metadata, person, speech, motion)
 
     def save(self, path: str | Path) -> None:
         """Writes the file, whole or not at all.
@@ -67,6 +71,8 @@ class Avatar:
         extra = {f"person.{k}": v for k, v in self.person.to_tensors().items()}
         if self.speech is not None:
             extra |= {f"speech.{k}": v for k, v in self.speech.state_dict().items()}
+        if self.motion is not None:
+            extra |= {f"motion.{k}": v for k, v in motion_to_tensors(self.motion).items()}
         save_avatar(Path(path), self.model, self.metadata, extra)
 
     def stream(self, fps: float | None = None, controls: SpeechControls | None = None) -> SpeechStream:
@@ -140,15 +146,18 @@ class Avatar:
         torso = motion.camera_from_torso if camera_from_torso is None else np.asarray(camera_from_torso)[None]
         return next(self.frames(Motion(motion.times, values, head, torso), size))
 
-    def frames(self, motion: Motion, size: int | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def frames(
+        self, motion: Motion, size: int | None = None, camera: Camera | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Draws a motion frame by frame, in constant memory.
 
         Args:
-            size: side of the pictures in pixels; None is the avatar's own.
+            size: side of the pictures in pixels; None is the camera's own.
+            camera: another view than the clip's.
         Raises:
             UserError: a size below 16 px.
         """
-        camera = self.camera
+        camera = camera or self.camera
         if size is not None:
             if size < 16:
                 raise UserError(f"A picture of {size} px is too small; the smallest is 16.")

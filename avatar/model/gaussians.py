@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avatar.raster import MovingGaussians, animate
+
 # Column layout of a basis: what it is added to, how many numbers, and the unit in which it is learned. One learning
 # rate serves all columns because each is stored in the unit of a typical motion.
 BASIS_COLUMNS = (
@@ -87,16 +89,14 @@ class Branch(nn.Module):
     def basis_count(self) -> int:
         return self.bases.shape[0]
 
+    def moving(self, weights: Float[Tensor, "B K"]) -> MovingGaussians:
+        """The branch as the rasterizer draws it."""
+        return MovingGaussians(
+            self.means, self.quats, self.log_scales, self.opacity_logits, self.colors, self.skin_logits, self.bases,
+            weights,
+        )  # fmt: skip
+
     def forward(self, weights: Float[Tensor, "B K"]) -> GaussianBatch:
-        """Gaussians moved by basis weights; zero weights give the canonical ones."""
-        k, n, width = self.bases.shape
-        offsets = (weights @ self.bases.view(k, n * width)).view(-1, n, width) * self.basis_units
-        d_means, d_quats, d_scales, d_colors, d_opacity = offsets.split([w for _, w, _ in BASIS_COLUMNS], dim=-1)
-        return GaussianBatch(
-            means=self.means + d_means,
-            quats=self.quats + d_quats,
-            log_scales=self.log_scales + d_scales,
-            colors=self.colors + d_colors,
-            opacity_logits=self.opacity_logits + d_opacity.squeeze(-1),
-            skin=torch.sigmoid(self.skin_logits),
-        )
+        """Gaussians moved by basis weights, for export and inspection; zero weights give the canonical ones."""
+        means, quats, log_scales, opacity_logits, colors = animate(self.moving(weights), self.basis_units)
+        return GaussianBatch(means, quats, log_scales, colors, opacity_logits, torch.sigmoid(self.skin_logits))

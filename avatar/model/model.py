@@ -34,6 +34,8 @@ class AvatarModel(nn.Module):
             {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
         )
         self.backdrop = nn.Parameter(backdrop.clone())
+        self.rasterizer = "auto"
+        """Backend of `avatar.raster.draw`."""
 
     @property
     def count(self) -> int:
@@ -78,6 +80,6 @@ class AvatarModel(nn.Module):
         """
         camera = camera or self.camera
         weights = self.weights(motion)
-        gaussians = {name: self.branch(name)(weights[name]) for name in BRANCHES}
+        gaussians = {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
-        return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink)
+        return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from avatar.errors import UserError, one_line
+from avatar.raster import cuda
 
 DTYPES = {torch.float32: "32", torch.float64: "64"}
 MAX_SIDE_PX = 32_768
@@ -51,19 +52,24 @@ def module() -> ModuleType:
 
 def usable(tensor: Tensor) -> bool:
     """Whether `backend="auto"` takes the native code for tensors like this one; warns once when it is missing."""
-    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+    if not supports(tensor):
         return False
-    if unavailable():
-        _warn_once()
-        return False
-    return True
+    why = cuda.unavailable() if tensor.is_cuda else unavailable()
+    if why:
+        _warn_once(tensor.device.type, why)
+    return not why
 
 
-@functools.lru_cache(maxsize=1)
-def _warn_once() -> None:
+def supports(tensor: Tensor) -> bool:
+    """Whether the native code, if it is there, works on tensors of this kind: float32, on the CPU also float64."""
+    return tensor.dtype in DTYPES if tensor.device.type == "cpu" else tensor.is_cuda and tensor.dtype == torch.float32
+
+
+@functools.lru_cache(maxsize=2)
+def _warn_once(device: str, why: str) -> None:
     warnings.warn(
-        f"The native rasterizer is not available ({unavailable()}): using the PyTorch twin, which is far slower; "
-        "`pip install .` builds it.",
+        f"The native rasterizer for {device} tensors is not available ({why}): using the PyTorch twin, which is far "
+        "slower; `pip install .` builds it.",
         stacklevel=4,
     )
 
@@ -77,14 +83,21 @@ def _function(name: str, like: Tensor):
     return getattr(module(), name + DTYPES[like.dtype])
 
 
-def _sizes(means: Tensor, colors: Tensor, width: int, height: int) -> list[int]:
-    return [means.shape[0], means.shape[1], colors.shape[2], width, height]
+def _scene(scene: list[Tensor], background: Tensor | None, width: int, height: int) -> tuple[list[int], list[int]]:
+    """Addresses and sizes of a scene as the extension takes them."""
+    means, colors = scene[0], scene[4]
+    addresses = [t.data_ptr() for t in scene] + [0 if background is None else background.data_ptr()]
+    under = 0 if background is None else background.shape[-1]
+    return addresses, [means.shape[0], means.shape[1], colors.shape[2], width, height, under]
 
 
-def forward(scene: list[Tensor], layers: Tensor, width: int, height: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(
+    scene: list[Tensor], layers: Tensor, width: int, height: int, background: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """image, alpha, and the two int32 buffers that `backward` needs.
 
     `scene`: means, quats, log_scales, opacity_logits, colors, skin, poses, intrinsics as in `avatar.raster.rasterize`.
+    `background`: (H, W, up to C) under the first channels of every image.
     """
     means, colors = scene[0], scene[4]
     batch, splats, channels = means.shape[0], means.shape[1], colors.shape[2]
@@ -93,8 +106,7 @@ def forward(scene: list[Tensor], layers: Tensor, width: int, height: int) -> tup
     image = means.new_empty(batch, height, width, channels)
     alpha = means.new_empty(batch, height, width)
     step = _function("Forward", means)(
-        [t.data_ptr() for t in scene],
-        _sizes(means, colors, width, height),
+        *_scene(scene, background, width, height),
         layers.data_ptr(),
         records.data_ptr(),
         torch.get_num_threads(),
@@ -112,25 +124,113 @@ def backward(
     width: int,
     height: int,
     with_sink: bool,
+    background: Tensor | None = None,
 ) -> list[Tensor]:
-    """Gradients of the eight tensors of `scene`, then the increment of the sink, (N, 2) or empty.
+    """Gradients of the eight tensors of `scene`, the increment of the sink, (N, 2) or empty, and of the background.
 
     `images`: image, alpha as returned by `forward`, and their gradients.
     """
-    means, colors = scene[0], scene[4]
+    means = scene[0]
     gradients = [torch.empty_like(t) for t in scene]
     sink = means.new_empty(means.shape[1] if with_sink else 0, 2)
-    addresses = [t.data_ptr() for t in gradients] + [sink.data_ptr() if with_sink else 0]
+    v_background = means.new_empty(0) if background is None else torch.empty_like(background)
+    addresses = [t.data_ptr() for t in gradients] + [v_background.data_ptr() if background is not None else 0]
+    addresses.append(sink.data_ptr() if with_sink else 0)
     _function("backward", means)(
-        [t.data_ptr() for t in scene],
-        _sizes(means, colors, width, height),
+        *_scene(scene, background, width, height),
         records.data_ptr(),
         lists.data_ptr(),
         [t.data_ptr() for t in images],
         addresses,
         torch.get_num_threads(),
     )
-    return [*gradients, sink]
+    return [*gradients, sink, v_background]
+
+
+# ------------------------------------------------------------------------------------------------ motion bases
+
+PER_BRANCH = 8
+"""Tensors of a branch: means, quats, log_scales, opacity_logits, colors, skin_logits, bases, weights."""
+
+
+def animate(branches: list[list[Tensor]], units: list[float], coverage: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The Gaussians of every frame: one buffer, its parts (means to skin as `forward` takes them), and their layers."""
+    means, weights = branches[0][0], branches[0][7]
+    batch, splats, channels = weights.shape[0], sum(b[0].shape[0] for b in branches), 3 + coverage
+    buffer = means.new_empty(splats * (batch * (11 + channels) + 1))
+    parts = frame_parts(buffer, batch, splats, channels)
+    layers = torch.empty(splats, dtype=torch.int32)
+    scale = torch.tensor(units, dtype=means.dtype)
+    first = 0
+    for layer, branch in enumerate(branches):
+        _function("animate", means)(
+            [t.data_ptr() for t in branch],
+            [branch[0].shape[0], branch[6].shape[0], first],
+            scale.data_ptr(),
+            [batch, splats, channels, layer],
+            [t.data_ptr() for t in parts],
+            layers.data_ptr(),
+            torch.get_num_threads(),
+        )
+        first += branch[0].shape[0]
+    return buffer, parts, layers
+
+
+def frame_parts(buffer: Tensor, batch: int, splats: int, channels: int) -> list[Tensor]:
+    """Means, quats, log_scales, opacity_logits, colors (B, N, .) and skin (N,) in the buffer of `animate`."""
+    shapes = [(batch, splats, 3), (batch, splats, 4), (batch, splats, 3), (batch, splats), (batch, splats, channels)]
+    sizes = [batch * splats * width for width in (3, 4, 3, 1, channels)] + [splats]
+    pieces = buffer.split(sizes)
+    return [piece.view(shape) for piece, shape in zip(pieces, [*shapes, (splats,)], strict=True)]
+
+
+def animate_backward(branches: list[list[Tensor]], units: list[float], v_parts: list[Tensor]) -> list[list[Tensor]]:
+    """Gradients of every branch's tensors, from those of the parts that `animate` made."""
+    batch, splats, channels = v_parts[4].shape
+    results, first, scale = [], 0, torch.tensor(units, dtype=v_parts[0].dtype)
+    for branch in branches:
+        gradients = [torch.empty_like(t) for t in branch]
+        _function("animate_backward", scale)(
+            [t.data_ptr() for t in branch],
+            [branch[0].shape[0], branch[6].shape[0], first],
+            scale.data_ptr(),
+            [batch, splats, channels],
+            [t.data_ptr() for t in v_parts],
+            [t.data_ptr() for t in gradients],
+            torch.get_num_threads(),
+        )
+        results.append(gradients)
+        first += branch[0].shape[0]
+    return results
+
+
+# ------------------------------------------------------------------------------------------ view-dependent colours
+
+
+def sh_colors(scene: list[Tensor]) -> Tensor:
+    """Colours (B, N, C). `scene`: sh, means, skin, poses."""
+    sh, means = scene[0], scene[1]
+    colors = means.new_empty(*means.shape[:2], sh.shape[2])
+    sizes = [*means.shape[:2], sh.shape[1], sh.shape[2]]
+    _function("sh_colors", means)([t.data_ptr() for t in scene], sizes, colors.data_ptr(), torch.get_num_threads())
+    return colors
+
+
+def sh_colors_backward(scene: list[Tensor], v_colors: Tensor) -> list[Tensor]:
+    """Gradients of the four tensors of `scene`."""
+    sh, means = scene[0], scene[1]
+    gradients = [torch.empty_like(t) for t in scene]
+    _function("sh_colors_backward", means)(
+        [t.data_ptr() for t in scene],
+        [*means.shape[:2], sh.shape[1], sh.shape[2]],
+        v_colors.data_ptr(),
+        [t.data_ptr() for t in gradients],
+        torch.get_num_threads(),
+    )
+    return gradients
+
+
+# ------------------------------------------------------------------------------------------------ image loss
 
 
 def l1_ssim(image: Tensor, target: Tensor, weights: Tensor, with_gradient: bool) -> tuple[float, float, Tensor]:

@@ -8,8 +8,9 @@ any device; autograd gives the gradients. The native code follows these formulas
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -31,10 +32,33 @@ LOG_SCALE_RANGE: Final = (-20.0, 8.0)
 """2e-9 cm .. 30 m; outside it float32 determinants under- or overflow. The gradient is zero outside."""
 QUAT_EPS: Final = 1e-12
 
+SH_0: Final = 0.28209479177387814
+SH_1: Final = 0.4886025119029199
+"""Factors of the spherical harmonics of degree 0 and 1 (Sloan, "Stupid spherical harmonics tricks", 2008)."""
+
 SSIM_WINDOW: Final = 11
 SSIM_SIGMA: Final = 1.5
 SSIM_C1: Final = 0.01**2
 SSIM_C2: Final = 0.03**2
+
+
+BASIS_WIDTHS: Final = (3, 4, 3, 3, 1)
+"""Columns of a motion basis: position, rotation, log scale, colour, opacity logit."""
+
+
+class MovingGaussians(NamedTuple):
+    """Canonical Gaussians with K linear motion bases, and how much of each basis every frame shows."""
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    log_scales: Float[Tensor, "N 3"]
+    opacity_logits: Float[Tensor, " N"]
+    colors: Float[Tensor, "N 3"]
+    skin_logits: Float[Tensor, " N"]
+    """Skin weight before the sigmoid."""
+    bases: Float[Tensor, "K N 14"]
+    """In the units given with them; float16 is possible where no gradient is wanted."""
+    weights: Float[Tensor, "B K"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,70 @@ def _blend_square(splats: Splats, colors: Tensor, b: int, order: Tensor, x0: int
     weight = torch.where(before >= TRANSMITTANCE_MIN, before * alpha, torch.zeros_like(alpha))
     ones = torch.ones_like(colors[b, index, :1])
     return torch.einsum("khw,kc->hwc", weight, torch.cat((colors[b, index], ones), dim=-1))
+
+
+def animate(
+    branch: MovingGaussians, units: Float[Tensor, " 14"]
+) -> tuple[
+    Float[Tensor, "B N 3"], Float[Tensor, "B N 4"], Float[Tensor, "B N 3"], Float[Tensor, "B N"], Float[Tensor, "B N 3"]
+]:
+    """Means, quats, log scales, opacity logits, colours of every frame: canonical + units * sum_k weight_k basis_k."""
+    k, n, width = branch.bases.shape
+    bases = branch.bases.to(branch.weights.dtype)
+    offsets = (branch.weights @ bases.reshape(k, n * width)).view(-1, n, width) * units
+    d_means, d_quats, d_scales, d_colors, d_opacity = offsets.split(BASIS_WIDTHS, dim=-1)
+    return (
+        branch.means + d_means,
+        branch.quats + d_quats,
+        branch.log_scales + d_scales,
+        branch.opacity_logits + d_opacity.squeeze(-1),
+        branch.colors + d_colors,
+    )
+
+
+def sh_colors(
+    sh: Float[Tensor, "N K C"],
+    means: Float[Tensor, "B N 3"],
+    skin: Float[Tensor, " N"],
+    poses: Float[Tensor, "B 2 3 4"],
+) -> Float[Tensor, "B N C"]:
+    """The twin of `avatar.raster.sh_colors`."""
+    s = skin[None, :, None, None]
+    blended = s * poses[:, None, 0] + (1 - s) * poses[:, None, 1]
+    position = (blended[..., :3] @ means[..., None])[..., 0] + blended[..., 3]
+    along = (blended[..., :3].transpose(-1, -2) @ position[..., None])[..., 0]
+    x, y, z = torch.nn.functional.normalize(along, dim=-1, eps=QUAT_EPS).unbind(-1)
+    factors = torch.stack([torch.full_like(x, SH_0), -SH_1 * y, SH_1 * z, -SH_1 * x], dim=-1)[..., : sh.shape[1]]
+    return torch.einsum("bnk,nkc->bnc", factors, sh)
+
+
+def draw(
+    branches: Sequence[MovingGaussians],
+    poses: Float[Tensor, "B 2 3 4"],
+    intrinsics: Float[Tensor, " 4"],
+    background: Float[Tensor, "H W 3"] | None,
+    units: Float[Tensor, " 14"],
+    width: int,
+    height: int,
+    coverage: int = 0,
+    grad_sink: Tensor | None = None,
+    rasterizer: Callable[..., tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W"]]:
+    """The twin of `avatar.raster.draw`; `rasterizer` is this module's unless another is given."""
+    parts = [animate(b, units) for b in branches]
+    means, quats, log_scales, opacity_logits, colors = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
+    layers = torch.cat([torch.full_like(b.skin_logits, i, dtype=torch.int32) for i, b in enumerate(branches)])
+    if coverage:
+        hot = torch.nn.functional.one_hot(layers.long(), max(len(branches), coverage))[:, :coverage].to(colors.dtype)
+        colors = torch.cat([colors, hot.expand(colors.shape[0], -1, -1)], dim=-1)
+    skin = torch.sigmoid(torch.cat([b.skin_logits for b in branches]))
+    image, alpha = (rasterizer or rasterize)(
+        means, quats, log_scales, opacity_logits, colors, skin, layers, poses, intrinsics, width, height, grad_sink
+    )
+    if background is not None:
+        behind = (1 - alpha).unsqueeze(-1) * background
+        image = torch.cat([image[..., :3] + behind, image[..., 3:]], dim=-1)
+    return image, alpha
 
 
 def accumulate_sink(grad_sink: Tensor, v_mean2d: Float[Tensor, "B N 2"], visible: Tensor) -> None:

@@ -57,17 +57,16 @@ class BackdropBuilder:
         colour = np.zeros((size, size, 3), np.float32)
         spread = np.zeros((size, size), np.float32)
         count = np.zeros((size, size), np.int32)
-        rows = max(1, (16 << 20) // (size * 3 * 4 * len(self._frames)))
+        rows = max(1, (16 << 20) // (size * 3 * len(self._frames)))
         for top in range(0, size, rows):
             part = slice(top, top + rows)
-            stack = np.stack([f[part] for f in self._frames]).astype(np.float32)
+            stack = np.stack([f[part] for f in self._frames])
             covered = np.stack([c[part] for c in self._covered])
-            stack[covered] = np.nan
-            number = (~covered).sum(0)
-            safe = np.where((number > 0)[None, ..., None], stack, 0)
-            middle = np.nanmedian(safe, axis=0)
-            deviation = np.nanmedian(np.abs(safe - middle).mean(-1), axis=0)
-            colour[part], spread[part], count[part] = middle, deviation, number
+            number = (~covered).sum(axis=0)
+            middle = _median(np.where(covered[..., None], np.uint8(255), stack), number[..., None])
+            away = np.abs(stack.astype(np.int16) - middle.astype(np.int16)).max(axis=-1).astype(np.uint8)
+            spread[part] = _median(np.where(covered, np.uint8(255), away), number)
+            colour[part], count[part] = middle, number
         seen = count >= min(FEW, len(self._frames))
         filled = fill(colour, seen)
         return Plate(np.clip(filled + 0.5, 0, 255).astype(np.uint8), spread, seen)
@@ -96,6 +95,17 @@ def fill(colour: Float32[np.ndarray, "H W C"], known: Bool[np.ndarray, "H W"]) -
         raised = cv2.resize(below, (high.shape[1], high.shape[0]), interpolation=cv2.INTER_LINEAR)
         below = trust * high + (1 - trust) * raised.reshape(high.shape)
     return below
+
+
+def _median(values: UInt8[np.ndarray, "S *p"], number) -> Float32[np.ndarray, "*p"]:
+    """Median over the first axis of the `number` smallest values (the others were set to 255)."""
+    ordered = np.sort(values, axis=0)
+    last = np.maximum(number - 1, 0)
+    low, high = (
+        np.take_along_axis(ordered, np.broadcast_to(k, ordered.shape[1:])[None], axis=0)[0].astype(np.float32)
+        for k in (last // 2, (last + 1) // 2)
+    )
+    return (low + high) / 2
 
 
 def _resize(cv2, image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,19 @@ class FaceMesh:
                 solutions.face_mesh.FaceMesh(static_image_mode=False, refine_landmarks=True, max_num_faces=faces)
                 for faces in (2, 1)
             )
+        self._beside = ThreadPoolExecutor(1)
         self._last: np.ndarray | None = None
         self._first = True
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Detection:
         """Mesh of the face that continues the previous frame's (the largest in the first)."""
+        mirrored = self._beside.submit(self._find, self._mirror, np.ascontiguousarray(frame[:, ::-1]))
+        if self._first:
+            mirrored.result()  # native chatter is hidden in the first frame: one after the other
         faces = self._find(self._mesh, frame)
+        others = mirrored.result()
         if not faces:
-            self._last = None
+            self._last, self._first = None, False
             return Detection(None, 0)
         sizes = [_face_size(f) for f in faces]
         chosen = faces[int(np.argmax(sizes))]
@@ -85,7 +91,7 @@ class FaceMesh:
             previous = self._last[:, :2].mean(0)
             chosen = min(faces, key=lambda f: float(np.linalg.norm(f[:, :2].mean(0) - previous)))
         self._last = chosen
-        for other in self._find(self._mirror, np.ascontiguousarray(frame[:, ::-1])):
+        for other in others:
             other = other[mirror_points()]
             other[:, 0] = frame.shape[1] - other[:, 0]
             if float(np.abs(other - chosen)[:, :2].mean()) < SAME_FACE * _face_size(chosen):
@@ -103,6 +109,7 @@ class FaceMesh:
 
     def close(self) -> None:
         """Releases the networks."""
+        self._beside.shutdown()
         with quiet_native_stderr():
             self._mesh.close()
             self._mirror.close()

@@ -43,16 +43,16 @@ def refine_matte(
     band = (density > 1e-4) & ~sure
     if not band.any():
         return half * np.uint8(255)
-    picture = frame.astype(np.float32)
+    where = np.flatnonzero(band)
     guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) * np.float32(1 / 255)
-    guided = _guided(cv2, guide, coarse, max(2, radius // 2))[band]
-    keyed, trust = _key(cv2, picture, sure, plate, radius, band)
+    guided = _guided(cv2, guide, coarse, max(2, radius // 2)).reshape(-1)[where]
+    keyed, trust = _key(cv2, frame, sure, plate, radius, where)
     alpha = guided + trust * (keyed - guided)
     # keying cannot tell a person from a backdrop of the same colour: the network bounds it from both sides
-    near = coarse[band]
+    near = coarse.reshape(-1)[where]
     alpha = np.clip(alpha, np.clip(near * 4 - 3, 0, 1), np.clip(near * 4, 0, 1))
     out = sure.view(np.uint8) * np.uint8(255)
-    out[band] = np.clip(alpha * 255 + 0.5, 0, 255)
+    out.reshape(-1)[where] = np.clip(alpha * 255 + 0.5, 0, 255)
     return out
 
 
@@ -63,33 +63,42 @@ def steadied(masks, index: int) -> Float32[np.ndarray, "S S"]:
     return (before.astype(np.float32) + 2 * masks[index].astype(np.float32) + after.astype(np.float32)) / 4
 
 
-def _key(cv2, picture, sure, plate: Plate, radius: int, band):
+def _key(cv2, frame, sure, plate: Plate, radius: int, where):
     """Alpha of the band's pixels by the matting equation and how far to trust it, both [B] in 0..1."""
     # the sure foreground's colour around each pixel varies slowly: a quarter of the resolution will do
-    size, kept = sure.shape[0], sure.astype(np.float32)
+    size = sure.shape[0]
     few = max(16, size // 4)
     box = (radius | 1, radius | 1)
-    colour_sum = cv2.blur(cv2.resize(picture * kept[..., None], (few, few), interpolation=cv2.INTER_AREA), box)
-    weight_sum = cv2.blur(cv2.resize(kept, (few, few), interpolation=cv2.INTER_AREA), box)
-    total = cv2.resize(weight_sum, (size, size), interpolation=cv2.INTER_LINEAR)[band]
-    foreground = cv2.resize(colour_sum, (size, size), interpolation=cv2.INTER_LINEAR)[band]
-    foreground = foreground / np.maximum(total, 1e-4)[:, None]
-    backdrop = plate.colour[band].astype(np.float32)
+    kept = sure.view(np.uint8) * np.uint8(255)
+    coloured = cv2.merge([*cv2.split(cv2.copyTo(frame, kept)), kept])
+    sums = cv2.blur(cv2.resize(coloured, (few, few), interpolation=cv2.INTER_AREA).astype(np.float32), box)
+    near = cv2.resize(sums, (size, size), interpolation=cv2.INTER_LINEAR).reshape(-1, 4)[where]
+    total = near[:, 3] * np.float32(1 / 255)
+    foreground = near[:, :3] / np.maximum(total, np.float32(1e-4))[:, None]
+    backdrop = plate.colour.reshape(-1, 3)[where].astype(np.float32)
     contrast = foreground - backdrop
     power = np.einsum("bc,bc->b", contrast, contrast)
-    keyed = np.einsum("bc,bc->b", picture[band] - backdrop, contrast) / np.maximum(power, 1.0)
-    noise = (KEY_NOISE + 2 * plate.spread[band]) ** 2 * 3
-    trust = power / (power + noise) * plate.seen[band] * (total > 0.004)
+    picture = frame.reshape(-1, 3)[where].astype(np.float32)
+    keyed = np.einsum("bc,bc->b", picture - backdrop, contrast) / np.maximum(power, 1.0)
+    noise = (KEY_NOISE + 2 * plate.spread.reshape(-1)[where]) ** 2 * 3
+    trust = power / (power + noise) * plate.seen.reshape(-1)[where] * (total > 0.004)
     # widen the ends: noise of the backdrop must not become a veil
     return np.clip((keyed - 0.12) / 0.7, 0, 1), trust
 
 
 def _guided(cv2, guide, mask, radius: int):
-    """Guided filter of `mask` along the edges of the grey picture `guide`, both [H, W] in 0..1."""
-    box = (2 * radius + 1, 2 * radius + 1)
-    mean_guide, mean_mask = cv2.blur(guide, box), cv2.blur(mask, box)
-    covariance = cv2.blur(guide * mask, box) - mean_guide * mean_mask
-    variance = cv2.blur(guide * guide, box) - mean_guide**2
-    slope = covariance / (variance + 1e-3)
+    """Guided filter of `mask` along the edges of the grey picture `guide`, both [H, W] in 0..1.
+
+    Its linear coefficients are found at half the size (He and Sun, "Fast guided filter", arXiv 1505.00996).
+    """
+    size = guide.shape[::-1]
+    half = (max(8, size[0] // 2), max(8, size[1] // 2))
+    small, seen = (cv2.resize(image, half, interpolation=cv2.INTER_AREA) for image in (guide, mask))
+    box = (radius | 1, radius | 1)  # a box of 2 radius + 1 at full size
+    mean_guide, mean_mask = cv2.blur(small, box), cv2.blur(seen, box)
+    covariance = cv2.blur(small * seen, box) - mean_guide * mean_mask
+    variance = cv2.blur(small * small, box) - mean_guide**2
+    slope = covariance / (variance + np.float32(1e-3))
     offset = mean_mask - slope * mean_guide
-    return np.clip(cv2.blur(slope, box) * guide + cv2.blur(offset, box), 0, 1)
+    slope, offset = (cv2.resize(cv2.blur(v, box), size, interpolation=cv2.INTER_LINEAR) for v in (slope, offset))
+    return np.clip(slope * guide + offset, 0, 1)

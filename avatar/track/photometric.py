@@ -35,6 +35,7 @@ from avatar.track.mesh import (
     landmark_noise,
     triangles,
 )  # fmt: skip
+from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, varied_frames
 
 POINTS = 3000
@@ -57,6 +58,8 @@ POINTS_PER_FACT = 30.0
 """Neighbouring surface points err together (shading, expression): so many count as one measurement."""
 OUTLIER = 2.5
 """Standard deviations beyond which a surface point loses its influence."""
+MOUTH_CM = 4.0
+"""Skin this near to the mouth's middle says whether something covers it."""
 BROW_CM = 0.6
 """Within this of a brow point nothing counts: brows have the strongest pattern of the face and move most."""
 NOISE_GREY = 2.0
@@ -65,12 +68,14 @@ NOISE_GREY = 2.0
 
 @dataclass(frozen=True)
 class Surface:
-    """Points on the mesh: corners [M, 3], barycentric weights [M, 3], normals [M, 3], how steady each is [M]."""
+    """Points on the mesh: corners [M, 3], barycentric weights [M, 3], normals [M, 3], how steady each is [M], which
+    ones lie around the mouth [M]."""
 
     corners: np.ndarray
     bary: np.ndarray
     normals: np.ndarray
     steadiness: np.ndarray
+    around_mouth: np.ndarray
 
     def on(self, values):
         """Values at the landmarks [478, ...] carried to the surface points [M, ...]."""
@@ -83,8 +88,9 @@ def refine_poses(
     view: View,
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
-) -> Poses:
-    """Poses aligned to the person's own texture.
+) -> tuple[Poses, Float[np.ndarray, "N 2"]]:
+    """Poses aligned to the person's own texture, and the share 0..1 of the seen skin that shows it in each frame: of
+    the steady skin of the whole face, and of all skin around the mouth.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -99,12 +105,17 @@ def refine_poses(
         for _ in range(steps):
             bundle.improve(band)
     textures = [bundle.texture(band) for band in range(len(BUNDLE_STEPS))]
-    rotation, translation = poses.rotation.copy(), poses.translation.copy()
-    for i in range(len(rotation)):
+
+    def aligned(i: int):
         points = surface.on(head_points(head, poses.expression[i][None])[0])
-        rotation[i], translation[i] = _align(read(i), points, surface, textures, view, rotation[i], translation[i])
+        return _align(read(i), points, surface, textures, view, poses.rotation[i], poses.translation[i])
+
+    rotation, translation = np.empty_like(poses.rotation), np.empty_like(poses.translation)
+    agreement = np.ones((len(rotation), 2))
+    for i, found in enumerate(ahead(len(rotation), aligned)):
+        rotation[i], translation[i], agreement[i] = found
         advance()
-    return Poses(rotation, translation, poses.expression)
+    return Poses(rotation, translation, poses.expression), agreement
 
 
 def sample_surface(neutral: Float[np.ndarray, "478 3"], looseness: Float[np.ndarray, " 478"], count: int) -> Surface:
@@ -132,10 +143,12 @@ def sample_surface(neutral: Float[np.ndarray, "478 3"], looseness: Float[np.ndar
     u, v = np.sqrt(rng.random(count)), rng.random(count)
     bary = np.stack([1 - u, u * (1 - v), u * v], axis=1)
     loose = (looseness[faces[chosen]] * bary).sum(1)
-    surface = Surface(faces[chosen], bary, normal[chosen], 1 / loose**2)
-    brows = neutral[[*LEFT_BROW, *RIGHT_BROW], :2]
-    distance = np.linalg.norm(surface.on(neutral)[:, None, :2] - brows, axis=-1).min(axis=1)
-    return replace(surface, steadiness=surface.steadiness * np.clip((distance - BROW_CM) / 0.3, 0, 1))
+    surface = Surface(faces[chosen], bary, normal[chosen], 1 / loose**2, np.zeros(count, bool))
+    brows, points = neutral[[*LEFT_BROW, *RIGHT_BROW], :2], surface.on(neutral)[:, :2]
+    distance = np.linalg.norm(points[:, None] - brows, axis=-1).min(axis=1)
+    around_mouth = np.linalg.norm(points - neutral[list(OUTER_LIPS), :2].mean(axis=0), axis=1) < MOUTH_CM
+    steadiness = surface.steadiness * np.clip((distance - BROW_CM) / 0.3, 0, 1)
+    return replace(surface, steadiness=steadiness, around_mouth=around_mouth)
 
 
 class _Bundle:
@@ -278,7 +291,11 @@ def _bands(frame, pixels) -> list[_Band]:
 
 
 def _align(frame, points, surface: Surface, textures, view: View, rotation, translation):
-    """Gauss-Newton on the six pose numbers of one frame, coarse to fine, held to where it starts."""
+    """Gauss-Newton on the six pose numbers of one frame, coarse to fine, held to where it starts.
+
+    Returns rotation, translation and the two shares of the surface that show the texture on the coarse band.
+    """
+    agreement = np.ones(2)
     start_rotation, start_translation = rotation, translation
     camera = points @ rotation.T + translation
     bands = _bands(frame, view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
@@ -288,10 +305,21 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
             seen = _look(band, points, surface, view, rotation, translation)
             residual = texture - seen.value
             weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
-            away = np.concatenate([rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation])
-            change = solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
+            away = np.concatenate([_small_turn(start_rotation @ rotation.T), start_translation - translation])
+            change = np.linalg.solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
             rotation = matrix_from_rotvec(change[:3]) @ rotation
             translation = translation + change[3:]
+            if band is bands[0]:
+                alike = 1 / (1 + (residual / (OUTLIER * scale)) ** 2) ** 2
+                near = surface.around_mouth * (seen.weight > 0)
+                agreement = np.array([alike @ w / max(float(w.sum()), 1e-9) for w in (seen.weight, near)])
             if np.abs(change / POSE_SIGMA).max() < CONVERGED:
                 break
-    return rotation, translation
+    return rotation, translation, agreement
+
+
+def _small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
+    return 0.5 * np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )

@@ -6,6 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.linalg import solveh_banded
 
+ADAPTIVE_WINDOW_SECONDS = 0.8
+"""Motion within about this time of a frame keeps its smoothing light."""
+MEDIAN_OF_SQUARE = 0.455
+"""Median of the square of a standard normal number."""
+NOISE_MARGIN = 2.5
+"""Energy between the bands, over that of pure noise, below which it counts as noise."""
+
 
 def whittaker(
     values: Float[np.ndarray, "N D"],
@@ -44,6 +51,42 @@ def whittaker(
             target = np.arange(count - 2) + b
             np.add.at(bands[2 - offset], target, penalty * rows[a] * rows[b])
     return solveh_banded(bands, weights[:, None] * values)
+
+
+def adaptive(
+    values: Float[np.ndarray, "N D"],
+    times: Float[np.ndarray, " N"],
+    cutoff_hz: float,
+    still_hz: float,
+    weights: Float[np.ndarray, " N"] | None = None,
+) -> Float[np.ndarray, "N D"]:
+    """Smooths to `cutoff_hz` where something moves and to `still_hz` where there is nothing but noise.
+
+    What lies between the two bands is kept as far as it exceeds there what white noise would put into it (a Wiener
+    gain, local in time, one for all columns); the noise is what the upper band takes away.
+
+    Args:
+        values: [N, D] samples; columns of one unit and one noise.
+        times: [N] seconds, strictly increasing.
+        cutoff_hz: half-amplitude frequency of the moving parts.
+        still_hz: that of the still parts, lower.
+        weights: [N] confidence, >= 0; frames of weight 0 are bridged.
+    """
+    count = len(values)
+    if count < 8:
+        return whittaker(values, times, cutoff_hz, weights)
+    known = np.ones(count) if weights is None else weights
+    quick, slow = (whittaker(values, times, hz, weights) for hz in (cutoff_hz, still_hz))
+    between, removed = ((a - b) ** 2 for a, b in ((quick, slow), (values, quick)))
+    rate = 1 / float(np.median(np.diff(times)))
+    frequencies = np.linspace(0, rate / 2, 256)
+    pass_quick, pass_slow = (1 / (1 + (frequencies / min(hz, rate / 2)) ** 4) for hz in (cutoff_hz, still_hz))
+    share = float(((pass_quick - pass_slow) ** 2).mean() / ((1 - pass_quick) ** 2).mean())
+    noise = share * np.median(removed[known > 0], axis=0) / MEDIAN_OF_SQUARE
+    excess = (between / np.maximum(noise, 1e-18)).mean(axis=1, keepdims=True)
+    energy = whittaker(excess, times, 1 / ADAPTIVE_WINDOW_SECONDS, known).clip(0)
+    gain = np.clip(1 - NOISE_MARGIN / np.maximum(energy, 1e-9), 0, 1)
+    return slow + gain * (quick - slow)
 
 
 def bridge(values: Float[np.ndarray, "N D"], times: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"]):

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.linear import normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
-from avatar.track.smooth import whittaker
+from avatar.track.smooth import adaptive, bridge
 
 FOCAL_PRIOR = 2.2
 """Focal length over frame size of a head-and-shoulders crop from a phone, webcam or studio camera (26 degrees)."""
@@ -31,6 +31,12 @@ LANDMARK_SIGMA = 0.0022
 """Standard error of the steadiest landmarks over the frame size (1.1 px at 512), measured on real clips."""
 OUTLIER_SIGMAS = 4.0
 """Residuals beyond this many standard errors lose their influence (Geman-McClure)."""
+EXPRESSION_SIGMA = 0.35
+"""Spread of a coefficient around zero."""
+EXPRESSION_SHARE = 0.995
+"""Share of the prior's motion (in weighted landmarks) that the solved expression modes keep."""
+HEAD_FRAMES = 160
+"""Evenly spread frames from which the neutral head is solved."""
 SHAPE_SIGMA = 0.45
 """How far a person's points lie from the mean head after smooth changes, cm."""
 
@@ -90,13 +96,13 @@ def solve_clip(
     weight = landmark_weights()
     varied = varied_frames(_rigid_shape(pixels), 48)
     view, neutral = _search_focal(landmarks[varied].astype(np.float64), size, weight)
-    head = _expressive(Head(neutral, *_no_basis()), prior)
+    head = _expressive(Head(neutral, *_no_basis()), prior, weight)
     rotation, translation = weak_perspective(landmarks.astype(np.float64), neutral, view, weight)
     poses = Poses(rotation, translation, np.zeros((len(pixels), len(head.basis))))
     rigid = Head(neutral, *_no_basis())
     poses = replace(solve_frames(pixels, rigid, view, replace(poses, expression=poses.expression[:, :0]), weight, 4)[0],
                     expression=poses.expression)  # fmt: skip
-    many = np.unique(np.linspace(0, len(pixels) - 1, 400).round().astype(int))
+    many = np.unique(np.linspace(0, len(pixels) - 1, HEAD_FRAMES).round().astype(int))
     for _ in range(rounds):
         picked = Poses(poses.rotation[many], poses.translation[many], poses.expression[many])
         picked, _ = solve_frames(pixels[many], head, view, picked, weight, 3)
@@ -221,16 +227,20 @@ def solve_neutral(
 
 
 def smooth_poses(
-    poses: Poses, times: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"], cutoff_hz: float
+    poses: Poses, times: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"], cutoff_hz: float, still_hz: float
 ) -> Poses:
-    """Rotation and translation without jitter and without lag; frames that are not valid are bridged."""
+    """Rotation and translation without jitter and without lag; frames that are not valid are bridged.
+
+    Motion is kept up to `cutoff_hz`, a still head's up to `still_hz` only.
+    """
     base = nearest_rotation(poses.rotation[valid].mean(0))
     turns = rotvec_from_matrix(base.T @ poses.rotation)
     weights = valid.astype(np.float64)
-    motion = np.concatenate([turns, poses.translation], axis=1)
-    motion[~valid] = 0
-    motion = whittaker(motion, times, cutoff_hz, weights)
-    return Poses(base @ matrix_from_rotvec(motion[:, :3]), motion[:, 3:], poses.expression)
+    turns, places = (
+        adaptive(bridge(motion, times, valid), times, cutoff_hz, still_hz, weights)
+        for motion in (turns, poses.translation)
+    )
+    return Poses(base @ matrix_from_rotvec(turns), places, poses.expression)
 
 
 def _influence(residual, weight, sigma: float):
@@ -260,12 +270,16 @@ def _no_basis():
     return np.zeros((0, 478, 3)), np.zeros(0), np.ones(0)
 
 
-def _expressive(head: Head, prior: Float[np.ndarray, "52 478 3"]) -> Head:
-    """The head with the modes of the prior that move anything."""
-    moving = np.abs(prior).max(axis=(1, 2)) > 0.02
-    basis = prior[moving].astype(np.float64)
-    count = len(basis)
-    return replace(head, basis=basis, basis_mean=np.zeros(count), basis_sigma=np.full(count, 0.35))
+def _expressive(head: Head, prior: Float[np.ndarray, "52 478 3"], weight: Float[np.ndarray, " 478"]) -> Head:
+    """The head with the prior's coefficients as modes: the few orthogonal ones of unit spread that move most.
+
+    Coefficients overlap much in what they move (left and right lips, brows), so that half as many modes say the same.
+    """
+    loud = (EXPRESSION_SIGMA * prior.astype(np.float64) * np.sqrt(weight)[:, None]).reshape(len(prior), -1)
+    _, size, modes = np.linalg.svd(loud, full_matrices=False)
+    count = int(np.searchsorted(np.cumsum(size**2), EXPRESSION_SHARE * (size**2).sum())) + 1
+    basis = (size[:count, None] * modes[:count]).reshape(count, *prior.shape[1:]) / np.sqrt(weight)[:, None]
+    return replace(head, basis=basis, basis_mean=np.zeros(count), basis_sigma=np.ones(count))
 
 
 def _search_focal(landmarks, size: int, weight):

@@ -7,7 +7,8 @@ landmarks and compressed masks stay in memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,28 @@ from avatar.errors import UserError
 from avatar.geometry import rigid
 from avatar.progress import SILENT, Reporter
 from avatar.track.backdrop import BackdropBuilder, Plate
+from avatar.track.checks import CutDetector, hidden_frames, seconds_of, track_findings
 from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
+from avatar.track.parallel import ahead, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
 from avatar.track.smooth import bridge, whittaker
 from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
 from avatar.track.torso import TorsoTracker, lift_motion
-from avatar.types import Camera, Capture, Finding, Track
+from avatar.types import Camera, Capture, Track
 
 LEAST_FACE_SHARE = 0.5
 """A clip with a face in fewer frames than this cannot become an avatar."""
 POSE_CUTOFF_HZ = 7.0
 """Head motion above this is noise: on real clips 8 Hz fits the pictures as well as no smoothing, 5 Hz worse."""
+STILL_CUTOFF_HZ = 2.0
+"""The same where the head holds still and all that moves is noise."""
+EXPRESSION_CUTOFF_HZ = 3.0
+"""Expression that carries the skin while the head is aligned: eyes and lips, the fast parts, take no part in that."""
 TORSO_CUTOFF_HZ = 5.0
 TORSO_SCALE_CUTOFF_HZ = 1.5
 """Leaning is slow; the scale of the torso is its least certain number."""
@@ -47,6 +54,7 @@ class _FirstPass:
     plate: Plate
     colours: ColourStatistics
     coefficients: np.ndarray | None
+    cuts: list[int]
 
 
 def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landmarker: Path | None = None) -> Track:
@@ -63,18 +71,27 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
     """
     if face_landmarker is not None:
         check_landmarker(face_landmarker)
+    with single_threaded_libraries():
+        result = _track(capture, reporter, face_landmarker)
+    save_track(result, path)
+    return result
+
+
+def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> Track:
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
-    aligned = _photometric(capture, solution, valid, reporter)
+    aligned, agreement = _photometric(capture, solution, valid, reporter)
+    faces, hidden = valid, hidden_frames(agreement, valid)
+    valid = faces & ~hidden
     camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
-    poses = smooth_poses(_spread(aligned, valid), times, valid, POSE_CUTOFF_HZ)
+    poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
     camera_from_head = rigid(poses.rotation, poses.translation)
-    coefficients = _coefficients(first, times)
+    coefficients = _coefficients(first, times, valid)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
     regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
-    result = Track(
+    return Track(
         camera=camera,
         times=times,
         valid=valid,
@@ -86,10 +103,8 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
         regions=regions,
         backdrop=first.plate.colour,
         reference_frame=reference,
-        findings=_findings(times, valid),
+        findings=track_findings(times, faces, hidden, first.cuts),
     )
-    save_track(result, path)
-    return result
 
 
 def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> _FirstPass:
@@ -100,17 +115,22 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
     faces: list[int] = []
     masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
+    cuts = CutDetector()
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
     try:
-        with reporter.bar("finding the face", count) as bar:
+        with reporter.bar("finding the face", count) as bar, ThreadPoolExecutor(1) as beside:
             for i in range(count):
                 frame = capture.frames[i]
+                mask = beside.submit(person, frame)
+                if i == 0:
+                    mask.result()  # the networks hide native chatter in their first frame: one after the other
                 found = mesh(frame)
                 faces.append(found.faces)
-                masks.append(person(frame))
+                masks.append(mask.result())
                 backdrop.add(i, frame, masks[i])
+                cuts.add(frame)
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
                     if i in sampled:
@@ -125,7 +145,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
             if network is not None:
                 network.close()
     _check_faces(np.asarray(capture.times), valid, faces)
-    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients)
+    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients, cuts.cuts())
 
 
 def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
@@ -135,22 +155,9 @@ def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None
         raise UserError("There are two people in this clip: crop or film it so that only one face is seen.")
     if valid.mean() < LEAST_FACE_SHARE or valid.sum() < 3:
         raise UserError(
-            f"There is a face in only {valid.mean():.0%} of this clip ({_gaps(times, valid)}): "
+            f"There is a face in only {valid.mean():.0%} of this clip (no face in {seconds_of(times, ~valid)}): "
             "cut those parts out or film it again."
         )
-
-
-def _gaps(times: np.ndarray, valid: np.ndarray) -> str:
-    """'no face in 3.2-5.0 s, 7.0-7.4 s' (at most five stretches named)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~valid).astype(int), [0]])))
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    spans = [f"{times[a]:.1f}-{times[b - 1] + step:.1f}" for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
-    return "no face in " + ", ".join(spans[:5]) + " s" + more
-
-
-def _findings(times: np.ndarray, valid: np.ndarray) -> tuple[Finding, ...]:
-    return () if valid.all() else (Finding("warning", f"{_gaps(times, valid)}; the motion there is bridged"),)
 
 
 def _spread(poses: Poses, valid: np.ndarray) -> Poses:
@@ -163,21 +170,28 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
     return Poses(rotation, translation, expression)
 
 
-def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter) -> Poses:
-    """Second reading of the frames: poses aligned to the person's own texture."""
+def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter):
+    """Second reading of the frames: poses aligned to the person's own texture (of the frames with a face), and how
+    much of the skin shows it in each of all frames [N, 2]."""
     indices = np.flatnonzero(valid)
+    steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
+    poses = replace(solution.poses, expression=steady)
     with reporter.bar("aligning the head", len(indices)) as bar:
-        return refine_poses(
-            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, solution.poses, bar.advance
+        aligned, alike = refine_poses(
+            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance
         )
+    agreement = np.zeros((len(valid), 2))
+    agreement[indices] = alike
+    return aligned, agreement
 
 
-def _coefficients(first: _FirstPass, times: np.ndarray) -> np.ndarray:
+def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Smoothed coefficients of all frames; those of frames that are not `valid` are bridged."""
     if first.coefficients is not None:
-        return steady_coefficients(first.coefficients, times, first.valid)
+        return steady_coefficients(first.coefficients, times, valid)
     raw = np.zeros((len(times), 52), np.float32)
     raw[first.valid] = solve_coefficients(first.landmarks[first.valid])
-    return steady_coefficients(raw, times, first.valid)
+    return steady_coefficients(raw, times, valid)
 
 
 def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, valid: np.ndarray) -> int:
@@ -210,10 +224,9 @@ def _regions_and_torso(capture, first: _FirstPass, camera, camera_from_head, lan
     writer = RegionWriter(size)
     motion, agreement = np.zeros((count, 4)), np.zeros(count)
     with reporter.bar("regions and torso", count) as bar:
-        for i in range(count):
-            frame = capture.frames[i]
-            writer.add(*regions_of(i, frame))
-            motion[i], agreement[i] = tracker(frame)
+        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, capture.frames[i])))):
+            writer.add(packed)
+            motion[i], agreement[i] = tracker(capture.frames[i])
             bar.advance()
     times = np.asarray(capture.times, dtype=np.float64)
     trust = np.clip(agreement, 0.05, 1)

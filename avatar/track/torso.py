@@ -18,10 +18,9 @@ FLOW_SIDE = 256
 """Frames are matched at this size, px: the fit averages thousands of pixels, so finer frames add nothing."""
 ROUNDS = 2
 """Flow, fit and warp this often per frame."""
-MOST_POINTS = 4000
+MOST_POINTS = 2500
 """Torso pixels that take part in the fit."""
 FIT_ITERATIONS = 6
-_COMPLEX = np.array([1, 1j])
 
 
 class TorsoTracker:
@@ -123,20 +122,24 @@ def lift_motion(
 def _fit(source, target, texture):
     """Robust similarity from `source` to `target` points: Geman-McClure on a scale that shrinks to the residuals.
 
-    In complex numbers a similarity is z -> alpha z + beta, whose weighted least squares has a closed form.
+    Written out per coordinate: with z -> (1 + a + i b) z + shift the weighted least squares has a closed form.
     """
-    start, end = source @ _COMPLEX, target @ _COMPLEX
+    (x, y), (u, v) = source.T.copy(), target.T.copy()
     weight = texture
-    alpha, beta, residual = 1.0 + 0j, 0j, np.zeros(len(start))
+    motion, residual = np.zeros(4), np.zeros(len(x))
     for _ in range(FIT_ITERATIONS):
-        total = weight.sum()
-        mean_start, mean_end = (weight @ start) / total, (weight @ end) / total
-        local = start - mean_start
-        weighted = weight * local.conj()
-        alpha = (weighted @ (end - mean_end)) / max((weighted @ local).real, 1e-12)
-        beta = mean_end - alpha * mean_start
-        residual = np.abs(end - alpha * start - beta)
+        share = weight / weight.sum()
+        mean_x, mean_y, mean_u, mean_v = (np.dot(share, values) for values in (x, y, u, v))
+        local_x, local_y, local_u, local_v = x - mean_x, y - mean_y, u - mean_u, v - mean_v
+        power = max(float(np.dot(share, local_x**2 + local_y**2)), 1e-12)
+        linear = np.dot(share, local_x * local_u + local_y * local_v) / power
+        turn = np.dot(share, local_x * local_v - local_y * local_u) / power
+        squared = (local_u - linear * local_x + turn * local_y) ** 2 + (
+            local_v - turn * local_x - linear * local_y
+        ) ** 2
+        shift_x, shift_y = mean_u - linear * mean_x + turn * mean_y, mean_v - turn * mean_x - linear * mean_y
+        motion = np.array([linear - 1, turn, shift_x, shift_y])
+        residual = np.sqrt(squared)
         scale = max(1.5 * float(np.median(residual)), 0.25 / FLOW_SIDE)
-        weight = texture / (1 + (residual / (2 * scale)) ** 2) ** 2
-    motion = np.array([alpha.real - 1, alpha.imag, beta.real, beta.imag])
+        weight = texture / (1 + squared / (2 * scale) ** 2) ** 2
     return motion, float(np.mean(residual < 1.0 / FLOW_SIDE))

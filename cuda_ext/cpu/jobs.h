@@ -31,7 +31,13 @@ struct Box { int32_t x0, y0, x1, y1; };  // px, inclusive; x1 < x0 when invisibl
 // Arrays are contiguous, shapes as in avatar.raster.rasterize.
 template <class S> struct Scene {
     const S *means, *quats, *log_scales, *opacity_logits, *colors, *skin, *poses, *intrinsics;
-    int batch, splats, channels, width, height;
+    const S* background;  // (height, width, background_channels), under the first channels of every image; may be null
+    int batch, splats, channels, width, height, background_channels;
+
+    // What shows through at a pixel of the image, or null.
+    const S* behind(int x, int y) const {
+        return background ? background + (static_cast<size_t>(y) * width + x) * background_channels : nullptr;
+    }
 };
 
 template <class S> struct ProjectJob {
@@ -85,6 +91,46 @@ template <class S> struct LossBackwardJob {
     S* v_image;
 };
 
+// Canonical Gaussians of one branch and its motion bases, as in avatar.raster.draw.
+constexpr int kAttributes = 14;      // of a basis row: mean 3, quat 4, log scale 3, colour 3, opacity logit 1
+constexpr int kAnimateChunk = 128;   // Gaussians per unit of work
+template <class P> struct BranchArraysOf {
+    P means, quats, log_scales, opacity_logits, colors, skin_logits, bases, weights;
+    int count, basis_count, first;   // first: index of its first Gaussian among all branches'
+};
+template <class S> using BranchArrays = BranchArraysOf<const S*>;
+
+template <class S> struct AnimateJob {
+    BranchArrays<S> branch;
+    const S* units;                  // kAttributes
+    int batch, splats, channels, layer;  // channels beyond the colour's three are one-hot in the layer
+    S *means, *quats, *log_scales, *opacity_logits, *colors, *skin;  // of all branches, frame by frame
+    int32_t* layers;
+};
+
+template <class S> struct AnimateBackwardJob {
+    BranchArrays<S> branch;
+    const S* units;
+    int batch, splats, channels;
+    const S *v_means, *v_quats, *v_log_scales, *v_opacity_logits, *v_colors, *v_skin;
+    BranchArraysOf<S*> out;
+    S* weight_partials;              // (chunks, batch, basis_count)
+};
+inline int animate_chunks(int count) { return (count + kAnimateChunk - 1) / kAnimateChunk; }
+
+// View-dependent colours, see include/avatar/sh.h.
+template <class S> struct ShJob {
+    const S *sh, *means, *skin, *poses;  // (splats, terms, channels), (batch, splats, 3), (splats,), (batch, 2, 3, 4)
+    int batch, splats, terms, channels;  // terms: 1 or 4
+    S* colors;                           // forward only: (batch, splats, channels)
+};
+template <class S> struct ShBackwardJob {
+    ShJob<S> forward;
+    const S* v_colors;
+    S *v_means, *v_skin, *factors;       // (batch, splats, 3), (batch, splats), (batch, splats, 4)
+    S* v_pose_chunks;                    // 24 per chunk
+};
+
 template <class S> struct Kernels {
     const char* name;
     // chunk = image * chunks_per_image + block of kChunk splats
@@ -94,6 +140,11 @@ template <class S> struct Kernels {
     void (*project_backward)(const ProjectBackwardJob<S>&, int chunk);
     void (*ssim)(const SsimJob<S>&, int band, S* scratch);  // band = image * bands_per_image + index
     void (*l1_ssim_backward)(const LossBackwardJob<S>&, int64_t first_pixel, int64_t last_pixel);
+    // scratch: batch * kAnimateChunk * kAttributes
+    void (*animate)(const AnimateJob<S>&, int chunk, S* scratch);
+    void (*animate_backward)(const AnimateBackwardJob<S>&, int chunk, S* scratch);
+    void (*sh)(const ShJob<S>&, int chunk);  // chunks as in project
+    void (*sh_backward)(const ShBackwardJob<S>&, int chunk);
 };
 
 extern const Kernels<float> kKernelsBaseline;

@@ -308,7 +308,9 @@ template <class S, int W, int C> void blend_tile(const BlendJob<S>& job, int ind
         for (int x = 0; x < tile.width; ++x) {
             const size_t i = tile.pixel(scene, r, x);
             const S* s = state + r / T::kRowsPerGroup * kState + r % T::kRowsPerGroup * kTileW + x;
-            for (int k = 0; k < channels; ++k) job.image[i * channels + k] = s[(1 + k) * W];
+            const S* behind = scene.behind(tile.x0 + x, tile.y0 + r);
+            for (int k = 0; k < channels; ++k)
+                job.image[i * channels + k] = s[(1 + k) * W] + (behind && k < scene.background_channels ? s[0] * behind[k] : S(0));
             job.alpha[i] = S(1) - s[0];
         }
 }
@@ -329,14 +331,22 @@ template <class S, int W, int C> void blend_backward_tile(const BlendJob<S>& job
         for (int x = 0; x < tile.width; ++x) {
             const size_t i = tile.pixel(scene, r, x);
             S* s = state + r / T::kRowsPerGroup * kState + r % T::kRowsPerGroup * kTileW + x;
-            S total = job.alpha[i] * job.v_alpha[i];
+            // light that passes all splats shows the background: a gradient by alpha, and no part of what is behind a splat
+            const S* behind = scene.behind(tile.x0 + x, tile.y0 + r);
+            S v_alpha = job.v_alpha[i], total = S(0);
             for (int k = 0; k < channels; ++k) {
-                s[(3 + k) * W] = job.v_image[i * channels + k];
-                total += job.image[i * channels + k] * job.v_image[i * channels + k];
+                const S v = job.v_image[i * channels + k];
+                S own = job.image[i * channels + k];
+                if (behind && k < scene.background_channels) {
+                    own -= (S(1) - job.alpha[i]) * behind[k];
+                    v_alpha -= v * behind[k];
+                }
+                s[(3 + k) * W] = v;
+                total += own * v;
             }
             s[0] = S(1);
-            s[W] = total;
-            s[2 * W] = job.v_alpha[i];
+            s[W] = total + job.alpha[i] * v_alpha;
+            s[2 * W] = v_alpha;
         }
 
     // the next tile is most often this thread's or its neighbour's next work, and its rows are too short for the

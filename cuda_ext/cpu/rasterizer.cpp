@@ -45,7 +45,7 @@ private:
 
 struct Workspace {
     Scratch<Box> boxes;
-    Scratch<unsigned char> depths, partials, pose_chunks, v_skin, v_mean2d, ssim;
+    Scratch<unsigned char> depths, partials, pose_chunks, v_skin, v_mean2d, ssim, animate, weight_partials;
     Scratch<uint64_t> keys, keys_other;
     Scratch<int32_t> order, visible, histogram, slot_start;
     Scratch<double> bands;
@@ -270,6 +270,22 @@ void forward_blend(const Scene<S>& scene, const S* records, int32_t* lists, int6
 
 // ------------------------------------------------------------------------------------------------ backward
 
+namespace {
+// What shows through every image adds up.
+template <class S> void background_gradient(const Scene<S>& scene, const S* alpha, const S* v_image, S* out, int threads) {
+    const int64_t pixels = static_cast<int64_t>(scene.width) * scene.height;
+    parallel_for(scene.height, threads, [&](int64_t row, int) {
+        for (int64_t i = row * scene.width; i < (row + 1) * scene.width; ++i)
+            for (int k = 0; k < scene.background_channels; ++k) {
+                S sum = S(0);
+                for (int64_t b = 0; b < scene.batch; ++b)
+                    sum += (S(1) - alpha[b * pixels + i]) * v_image[(b * pixels + i) * scene.channels + k];
+                out[i * scene.background_channels + k] = sum;
+            }
+    });
+}
+}  // namespace
+
 template <class S>
 void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image, S* alpha, const S* v_image,
               const S* v_alpha, const Gradients<S>& out, int threads, Workspace& w) {
@@ -309,6 +325,7 @@ void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image,
         for (int64_t b = 0; b < scene.batch; ++b) total += v_skin[b * n + i];
         out.skin[i] = total;
     }
+    if (out.background) background_gradient(scene, alpha, v_image, out.background, threads);
     if (!out.sink) return;
     for (int64_t i = 0; i < n; ++i) {
         S norm = S(0), seen = S(0);
@@ -321,6 +338,73 @@ void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image,
         out.sink[2 * i + 1] = seen;
     }
 }
+
+// ------------------------------------------------------------------------------------------------ motion bases
+
+template <class S> void animate(const AnimateJob<S>& job, int threads, Workspace& w) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    const size_t each = static_cast<size_t>(job.batch) * kAnimateChunk * kAttributes;
+    S* scratch = reinterpret_cast<S*>(w.animate.get(each * static_cast<size_t>(threads) * sizeof(S)));
+    parallel_for(animate_chunks(job.branch.count), threads,
+                 [&](int64_t chunk, int worker) { kernels.animate(job, static_cast<int>(chunk), scratch + each * static_cast<size_t>(worker)); });
+}
+
+template <class S> void animate_backward(const AnimateBackwardJob<S>& given, int threads, Workspace& w) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    AnimateBackwardJob<S> job = given;
+    const size_t each = static_cast<size_t>(job.batch) * kAnimateChunk * kAttributes;
+    const int chunks = animate_chunks(job.branch.count), weights = job.batch * job.branch.basis_count;
+    S* scratch = reinterpret_cast<S*>(w.animate.get(each * static_cast<size_t>(threads) * sizeof(S)));
+    job.weight_partials = reinterpret_cast<S*>(w.weight_partials.get(static_cast<size_t>(chunks) * static_cast<size_t>(weights) * sizeof(S)));
+    parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
+        kernels.animate_backward(job, static_cast<int>(chunk), scratch + each * static_cast<size_t>(worker));
+    });
+    for (int i = 0; i < weights; ++i) {
+        double sum = 0;
+        for (int c = 0; c < chunks; ++c) sum += static_cast<double>(job.weight_partials[static_cast<int64_t>(c) * weights + i]);
+        job.out.weights[i] = static_cast<S>(sum);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ view-dependent colours
+
+template <class S> void sh_colors(const ShJob<S>& job, int threads) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    parallel_for(static_cast<int64_t>(job.batch) * chunks_per_image(job.splats), threads,
+                 [&](int64_t chunk, int) { kernels.sh(job, static_cast<int>(chunk)); });
+}
+
+template <class S>
+void sh_colors_backward(const ShJob<S>& job, const S* v_colors, const ShGradients<S>& out, int threads, Workspace& w) {
+    const auto& kernels = choose_kernels(static_cast<const S*>(nullptr));
+    const int chunks = chunks_per_image(job.splats);
+    const size_t all = static_cast<size_t>(job.batch) * static_cast<size_t>(job.splats);
+    S* v_skin = reinterpret_cast<S*>(w.v_skin.get(all * sizeof(S)));
+    S* factors = reinterpret_cast<S*>(w.partials.get(all * 4 * sizeof(S)));
+    S* pose_chunks = reinterpret_cast<S*>(w.pose_chunks.get(static_cast<size_t>(job.batch) * chunks * 24 * sizeof(S)));
+    const ShBackwardJob<S> backward{job, v_colors, out.means, v_skin, factors, pose_chunks};
+    parallel_for(static_cast<int64_t>(job.batch) * chunks, threads,
+                 [&](int64_t chunk, int) { kernels.sh_backward(backward, static_cast<int>(chunk)); });
+    for (int b = 0; b < job.batch; ++b)
+        for (int k = 0; k < 24; ++k) {
+            double sum = 0;
+            for (int c = 0; c < chunks; ++c) sum += static_cast<double>(pose_chunks[(static_cast<size_t>(b) * chunks + c) * 24 + k]);
+            out.poses[b * 24 + k] = static_cast<S>(sum);
+        }
+    parallel_for(job.splats, threads, [&](int64_t n, int) {
+        S* v_sh = out.sh + n * job.terms * job.channels;
+        std::fill(v_sh, v_sh + job.terms * job.channels, S(0));
+        out.skin[n] = S(0);
+        for (int64_t b = 0; b < job.batch; ++b) {
+            const int64_t i = b * job.splats + n;
+            out.skin[n] += v_skin[i];
+            for (int t = 0; t < job.terms; ++t)
+                for (int c = 0; c < job.channels; ++c) v_sh[t * job.channels + c] += factors[i * 4 + t] * v_colors[i * job.channels + c];
+        }
+    });
+}
+
+// ------------------------------------------------------------------------------------------------ image loss
 
 template <class S>
 void l1_ssim(const S* image, const S* target, const S* weights, int batch, int height, int width, int channels, S* v_image,
@@ -356,6 +440,10 @@ void l1_ssim_backward(const S* image, const S* target, const S* weights, const S
     template void forward_blend<S>(const Scene<S>&, const S*, int32_t*, int64_t, S*, S*, int, Workspace&);                 \
     template void backward<S>(const Scene<S>&, const S*, int32_t*, S*, S*, const S*, const S*, const Gradients<S>&, int, \
                               Workspace&);                                                                                 \
+    template void animate<S>(const AnimateJob<S>&, int, Workspace&);                                                       \
+    template void animate_backward<S>(const AnimateBackwardJob<S>&, int, Workspace&);                                      \
+    template void sh_colors<S>(const ShJob<S>&, int);                                                                      \
+    template void sh_colors_backward<S>(const ShJob<S>&, const S*, const ShGradients<S>&, int, Workspace&);                \
     template void l1_ssim<S>(const S*, const S*, const S*, int, int, int, int, S*, double*, int, Workspace&);              \
     template void l1_ssim_backward<S>(const S*, const S*, const S*, const S*, int64_t, int, S, S, S*, int);
 AVATAR_INSTANTIATE(float)

@@ -40,11 +40,21 @@ void forward_blend(const Scene<S>& scene, const S* records, int32_t* lists, int6
 
 template <class S> struct Gradients {
     S *means, *quats, *log_scales, *opacity_logits, *colors, *skin, *poses, *intrinsics;
+    S* background;  // (height, width, background_channels); may be null
     S* sink;  // (splats, 2): summed |d loss / d mean2d| in px units and number of images that see the splat; may be null
 };
 template <class S>
 void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image, S* alpha, const S* v_image,
               const S* v_alpha, const Gradients<S>& out, int threads, Workspace& workspace);
+
+// Gaussians of every frame from canonical ones and their motion bases; one job per branch, all over the same outputs.
+template <class S> void animate(const AnimateJob<S>& job, int threads, Workspace& workspace);
+template <class S> void animate_backward(const AnimateBackwardJob<S>& job, int threads, Workspace& workspace);
+
+template <class S> void sh_colors(const ShJob<S>& job, int threads);
+template <class S> struct ShGradients { S *sh, *means, *skin, *poses; };
+template <class S>
+void sh_colors_backward(const ShJob<S>& job, const S* v_colors, const ShGradients<S>& out, int threads, Workspace& workspace);
 
 // Sums of weights * |image - target| and weights * SSIM over pixels and channels; `v_image` may be null.
 template <class S>

@@ -1,4 +1,4 @@
-"""The report page and its JSON: complete, self-contained, escaped; plots; pictures; head angles."""
+"""The report page and its JSON: complete, self-contained, escaped; plots; pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from avatar.evaluate.report_data import (
     HeldOutFrame,
     MouthCrop,
     Report,
-    head_angles,
     most_moving,
     motion_plots,
     speech_plots,
@@ -328,35 +327,6 @@ def test_line_plot_copes_with_gaps_constants_spikes_and_nothing():
 def test_log_axis_has_round_ticks():
     svg = line_plot(Plot("t", "x", "y", (Series("a", np.arange(3), np.array([0.02, 0.1, 0.4])),), log_y=True))
     assert re.findall(r'class="end"[^>]*>([^<]+)<', svg) == ["0.02", "0.05", "0.1", "0.2"]
-
-
-def rotation(axis: int, degrees: float) -> np.ndarray:
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    i, j = [(1, 2), (2, 0), (0, 1)][axis]
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = cos
-    matrix[i, j], matrix[j, i] = -sin, sin
-    return matrix
-
-
-def test_head_angles_have_the_stated_signs_and_compose():
-    facing = np.diag([1.0, -1.0, -1.0])
-
-    def angles(camera_rotation: np.ndarray) -> np.ndarray:
-        pose = np.eye(4)[None].copy()
-        pose[0, :3, :3] = camera_rotation @ facing
-        return head_angles(pose)[0]
-
-    np.testing.assert_allclose(angles(np.eye(3)), 0, atol=1e-12)
-    # The face's forward axis is the pose's z column: right in the image is +x, up is -y.
-    right = rotation(1, -20)
-    assert (right @ facing)[0, 2] > 0
-    np.testing.assert_allclose(angles(right), (20, 0, 0), atol=1e-9)
-    up = rotation(0, -15)
-    assert (up @ facing)[1, 2] < 0
-    np.testing.assert_allclose(angles(up), (0, 15, 0), atol=1e-9)
-    np.testing.assert_allclose(angles(rotation(2, 10)), (0, 0, 10), atol=1e-9)  # x towards y (down): clockwise
-    np.testing.assert_allclose(angles(right @ up @ rotation(2, 10)), (20, 15, 10), atol=1e-9)
 
 
 def test_most_moving_takes_one_of_each_pair():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from raster_scenes import random_scene, render
+from raster_scenes import UNITS, moving_scene, random_scene, render
 
 from avatar.errors import UserError
-from avatar.raster import l1_ssim, native, ops
+from avatar.raster import draw, gsplat_backend, l1_ssim, native, ops
 
 
 def test_unknown_backend_is_the_users_mistake() -> None:
@@ -51,7 +51,7 @@ def test_half_precision_takes_the_twin_and_native_says_why_not() -> None:
     scene = [t.bfloat16() if t.is_floating_point() else t for t in random_scene()]
     assert not native.usable(scene[0])
     if not native.unavailable():
-        with pytest.raises(UserError, match="float32 and float64 CPU tensors"):
+        with pytest.raises(UserError, match="works on float32 tensors, and on the CPU on float64"):
             render(scene, 8, 8, backend="native")
 
 
@@ -90,3 +90,31 @@ def test_simd_override_that_cannot_run_is_explained() -> None:
 def test_l1_ssim_checks_shapes() -> None:
     with pytest.raises((ValueError, TypeError)):
         l1_ssim(torch.rand(1, 4, 4, 3), torch.rand(1, 4, 5, 3), torch.rand(1, 4, 4))
+
+
+def test_draw_checks_shapes_and_names_the_branch() -> None:
+    branches, poses, intrinsics, background = moving_scene()
+    bad = [branches[0], branches[1]._replace(bases=branches[1].bases[:, :-1]), branches[2]]
+    with pytest.raises(ValueError, match="bases of branch 1 must have shape"):
+        draw(bad, poses, intrinsics, background, UNITS, 40, 37)
+    with pytest.raises(ValueError, match="background must have shape"):
+        draw(branches, poses, intrinsics, background[1:], UNITS, 40, 37)
+    with pytest.raises(ValueError, match="1 to 4 branches"):
+        draw(branches * 2, poses, intrinsics, background, UNITS, 40, 37)
+    with pytest.raises(ValueError, match="coverage is 0 to 5"):
+        draw(branches, poses, intrinsics, background, UNITS, 40, 37, coverage=6)
+
+
+def test_draw_reads_bases_in_half_precision() -> None:
+    branches, poses, intrinsics, background = moving_scene()
+    half = [b._replace(bases=b.bases.half()) for b in branches]
+    image, _ = draw(half, poses, intrinsics, background, UNITS, 40, 37)
+    full, _ = draw(branches, poses, intrinsics, background, UNITS, 40, 37)
+    assert 0 < float((image - full).abs().max()) < 2e-3
+
+
+def test_gsplat_that_cannot_run_says_why() -> None:
+    if not gsplat_backend.unavailable():
+        pytest.skip("gsplat runs here")
+    with pytest.raises(UserError, match=r"The gsplat rasterizer cannot run: "):
+        render(random_scene(), 8, 8, backend="gsplat")

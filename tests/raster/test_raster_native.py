@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from raster_scenes import SCENE_NAMES, assert_same, random_scene, render, render_with_gradients
+from raster_scenes import (
+    SCENE_NAMES,
+    SCENES,
+    UNITS,
+    assert_same,
+    draw_with_gradients,
+    moving_scene,
+    random_scene,
+    render,
+    render_with_gradients,
+)
 
 from avatar.raster import native, reference
 
@@ -28,79 +38,6 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
-def border_scene() -> list[torch.Tensor]:
-    """Centres exactly on tile borders (multiples of 8 and 16 px), on pixel centres, and on the image's border."""
-    scene = random_scene(splats=12, size=48, seed=5, log_scale=-0.5)
-    focal, depth = 144.0, 50.0
-    scene[7] = torch.eye(4, dtype=torch.float64)[:3].repeat(1, 2, 1, 1)
-    scene[7][..., 2, 3] = depth
-    scene[8] = torch.tensor([focal, focal, 24.0, 24.0], dtype=torch.float64)
-    px = torch.tensor([[8, 16], [16, 32], [24, 16], [8.5, 16.5], [32, 32], [0, 0], [48, 48], [0, 24], [24, 48],
-                       [15.5, 31.5], [16, 15.5], [40, 16]], dtype=torch.float64)  # fmt: skip
-    scene[0][0, :, :2] = (px - 24) * depth / focal
-    scene[0][0, :, 2] = torch.linspace(-1, 1, 12)
-    scene[0][0, :, :2] *= 1 + scene[0][0, :, 2:] / depth
-    return scene
-
-
-def far_off_scene() -> list[torch.Tensor]:
-    """Behind the camera, on the camera plane, at the near plane, far off to the side, and a few ordinary ones."""
-    scene = random_scene(splats=20, size=40, seed=6)
-    scene[0][0, 0, 2] = -200.0
-    scene[0][0, 1, 2] = -50.0
-    scene[0][0, 2, 2] = -49.6
-    scene[0][0, 3, 2] = -48.0
-    scene[0][0, 4, 0] = 500.0
-    scene[0][0, 5, 1] = -40.0
-    scene[2][0, 5] = 3.0  # off-screen, but reaching in: the clamped Jacobian
-    scene[0][0, 6, 0] = 40.0
-    scene[2][0, 6] = 3.0
-    return scene
-
-
-def degenerate_scene() -> list[torch.Tensor]:
-    """Scales from nothing to everything, needles and discs, quaternions of odd length."""
-    scene = random_scene(splats=16, size=40, seed=7)
-    scene[2][0, 0] = -30.0
-    scene[2][0, 1] = -8.0
-    scene[2][0, 2] = torch.tensor([1.0, -12.0, -12.0])
-    scene[2][0, 3] = torch.tensor([1.0, 1.0, -25.0])
-    scene[2][0, 4] = 7.5
-    scene[2][0, 5] = 12.0
-    scene[1][0, 6] *= 1e-4
-    scene[1][0, 7] *= 1e4
-    return scene
-
-
-def opacity_scene() -> list[torch.Tensor]:
-    """Logits far beyond both ends, and just around 1/255."""
-    scene = random_scene(splats=16, size=40, seed=8, log_scale=0.5)
-    scene[3][0, :8] = torch.tensor([-100.0, 100.0, -5.6, -5.4, 20.0, 7.0, -20.0, 6.5])
-    return scene
-
-
-# name: (scene, width, height)
-SCENES = {
-    "plain": (random_scene(splats=60, size=40), 40, 40),
-    "odd size, batch": (random_scene(batch=3, splats=40, size=40, seed=1), 41, 37),
-    "tile borders": (border_scene(), 48, 48),
-    "off screen, behind": (far_off_scene(), 40, 40),
-    "degenerate scales": (degenerate_scene(), 40, 40),
-    "opacity limits": (opacity_scene(), 40, 40),
-    "one splat": (random_scene(splats=1, size=20, seed=2), 20, 20),
-    "one pixel": (random_scene(splats=30, size=1, seed=3, log_scale=2.0), 1, 1),
-    "one row": (random_scene(splats=30, size=33, seed=3), 33, 1),
-    "nine layers": (random_scene(splats=80, size=40, seed=4, layers=9), 40, 40),
-    "opaque stack": (random_scene(splats=400, size=40, seed=9, log_scale=0.8, opacity=3.0), 40, 40),
-    "many small": (random_scene(splats=1500, size=64, seed=10, log_scale=-1.2), 64, 64),
-    "one channel": (random_scene(splats=40, channels=1, size=40, seed=11), 40, 40),
-    "two channels": (random_scene(splats=40, channels=2, size=40, seed=11), 40, 40),
-    "four channels": (random_scene(splats=40, channels=4, size=40, seed=11), 40, 40),
-    "seven channels": (random_scene(splats=40, channels=7, size=40, seed=11), 40, 40),
-    "eight channels": (random_scene(splats=40, channels=8, size=40, seed=11), 40, 40),
-}
-
-
 @pytest.fixture(scope="module")
 def truth() -> dict[str, dict[str, torch.Tensor]]:
     return {name: render_with_gradients(*case, "reference") for name, case in SCENES.items()}
@@ -114,6 +51,45 @@ def test_double_precision_equals_the_twin(name: str, truth) -> None:
 @pytest.mark.parametrize("name", SCENES)
 def test_single_precision_agrees_with_the_double_twin(name: str, level: str, truth) -> None:
     assert_same(render_with_gradients(*SCENES[name], "native", torch.float32), truth[name], F32_TOLERANCE)
+
+
+MOVING = {
+    "three branches": (moving_scene(), 2),
+    "one frame, no coverage": (moving_scene(1, (40, 1, 7), seed=1), 0),
+    "several chunks": (moving_scene(3, (300, 5, 130), seed=2), 2),
+    "no bases": (moving_scene(2, (20, 6, 5), bases=(0, 2, 0)), 2),
+    "one branch": (moving_scene(2, (50,), bases=(3,)), 1),
+    "no background": ((*moving_scene()[:3], None), 2),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_draw_in_double_precision_equals_the_twin(name: str) -> None:
+    scene, coverage = MOVING[name]
+    expected = draw_with_gradients(scene, "reference", coverage=coverage)
+    assert_same(draw_with_gradients(scene, "native", coverage=coverage), expected, F64_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_draw_in_single_precision_agrees_with_the_double_twin(name: str, level: str) -> None:
+    scene, coverage = MOVING[name]
+    expected = draw_with_gradients(scene, "reference", coverage=coverage)
+    assert_same(draw_with_gradients(scene, "native", torch.float32, coverage), expected, F32_TOLERANCE)
+
+
+def test_draw_gives_the_same_bits_for_any_thread_count(level: str) -> None:
+    scene = moving_scene(2, (700, 100, 400), width=64, height=60, seed=3)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            runs.append(draw_with_gradients(scene, "native", torch.float32))
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        for name, value in runs[0].items():
+            assert torch.equal(run[name], value), name
 
 
 @pytest.mark.parametrize("batch, splats", [(1, 0), (2, 0), (0, 5)])
@@ -133,13 +109,17 @@ def test_finite_differences() -> None:
 
 
 def test_operators_pass_opcheck() -> None:
-    from avatar.raster.operators import l1_ssim_op, rasterize_op
+    from avatar.raster.operators import draw_op, l1_ssim_op, rasterize_op
 
     for dtype in (torch.float32, torch.float64):
         s = [t.to(dtype).requires_grad_() if t.is_floating_point() else t for t in random_scene(splats=5, size=10)]
         sink = torch.zeros(5, 2, dtype=dtype)
         for grad_sink in (None, sink):
             torch.library.opcheck(rasterize_op, (*s[:6], s[7], s[8], s[6], grad_sink, 10, 9))
+        branches, poses, intrinsics, background = moving_scene(width=10, height=9, counts=(5, 3, 4))
+        tensors = [t.to(dtype).requires_grad_() for branch in branches for t in branch]
+        rest = [t.to(dtype).requires_grad_() for t in (poses, intrinsics, background)]
+        torch.library.opcheck(draw_op, (tensors, *rest, list(UNITS), torch.zeros(12, 2, dtype=dtype), 10, 9, 2, True))
     image = torch.rand(1, 6, 7, 3, requires_grad=True)
     torch.library.opcheck(l1_ssim_op, (image, torch.rand(1, 6, 7, 3), torch.rand(1, 6, 7), True))
 

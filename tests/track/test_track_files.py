@@ -9,8 +9,9 @@ from safetensors.numpy import save_file
 
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, REGION_BACKGROUND, REGION_TORSO
 from avatar.errors import UserError
-from avatar.geometry import matrix_from_euler, rigid
+from avatar.geometry import matrix_from_euler, matrix_from_rotvec, rigid
 from avatar.track import (
+    head_angles,
     head_rotations,
     load_track,
     read_motion_csv,
@@ -36,7 +37,7 @@ def made_track() -> Track:
     for i in range(FRAMES):
         labels = np.full((SIZE, SIZE), REGION_BACKGROUND, np.uint8)
         labels[i:, 10:] = REGION_TORSO
-        writer.add(labels, rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8))
+        writer.add(writer.pack(labels, rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8)))
     angles = np.linspace(0, 0.3, FRAMES * 3).reshape(FRAMES, 3)
     poses = rigid(FACING @ matrix_from_euler(angles), np.tile([0.0, 0.0, 60.0], (FRAMES, 1)))
     return Track(
@@ -82,7 +83,7 @@ def test_regions_refuse_wrong_frames_and_indices(made_track):
     with pytest.raises(IndexError):
         made_track.regions.labels(FRAMES)
     with pytest.raises(ValueError, match="uint8 of side 32"):
-        RegionWriter(SIZE).add(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
+        RegionWriter(SIZE).pack(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
 
 
 def test_load_says_what_is_wrong(made_track, tmp_path):
@@ -203,3 +204,20 @@ def test_paths_may_be_given_relative(made_track, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_track(made_track, Path("track.safetensors"))
     assert load_track(Path("track.safetensors")).reference_frame == 3
+
+
+def test_head_angles_have_the_documented_signs_and_compose():
+    def turn(axis: int, degrees: float) -> np.ndarray:
+        return matrix_from_rotvec(np.eye(3)[axis] * np.radians(degrees))
+
+    def angles(camera_rotation: np.ndarray) -> np.ndarray:
+        return np.degrees(head_angles(rigid((camera_rotation @ FACING)[None], np.zeros((1, 3)))))[0]
+
+    np.testing.assert_allclose(angles(np.eye(3)), 0, atol=1e-12)
+    # The face's forward axis is the pose's z column: right in the image is +x, down is +y.
+    right, up, clockwise = turn(1, -20), turn(0, -15), turn(2, 10)
+    assert (right @ FACING)[0, 2] > 0 > (up @ FACING)[1, 2]
+    np.testing.assert_allclose(angles(right), (20, 0, 0), atol=1e-9)
+    np.testing.assert_allclose(angles(up), (0, -15, 0), atol=1e-9)
+    np.testing.assert_allclose(angles(clockwise), (0, 0, -10), atol=1e-9)
+    np.testing.assert_allclose(angles(right @ up @ clockwise), (20, -15, -10), atol=1e-9)

@@ -7,7 +7,7 @@ from avatar.geometry import matrix_from_euler, rotvec_from_matrix
 from avatar.track.exchange import FACING
 from avatar.track.mesh import landmark_noise, mean_head, mirror_points
 from avatar.track.prior import landmark_prior
-from avatar.track.smooth import bridge, whittaker
+from avatar.track.smooth import adaptive, bridge, whittaker
 from avatar.track.solve import Poses, smooth_poses, solve_clip
 
 SIZE = 512
@@ -104,7 +104,7 @@ def test_smooth_poses_bridges_invalid_frames():
     valid[10:13] = False
     broken = rotation.copy()
     broken[10:13] = np.eye(3)
-    poses = smooth_poses(Poses(broken, translation, np.zeros((40, 0))), np.arange(40) / 25, valid, 10.0)
+    poses = smooth_poses(Poses(broken, translation, np.zeros((40, 0))), np.arange(40) / 25, valid, 10.0, 10.0)
     errors = np.degrees(rotvec_from_matrix(np.swapaxes(poses.rotation, 1, 2) @ rotation))
     assert np.abs(errors[8:15]).max() < 4
 
@@ -117,3 +117,31 @@ def test_prior_is_symmetric_and_opens_the_mouth():
         prior[24, 14, 1] < -1.0 < 0.3 > abs(prior[24, 13, 1])
     )  # jawOpen: lower lip down by more than a cm, upper still
     assert prior[8, 386, 1] < -0.3 and abs(prior[8, 159, 1]) < 0.1  # eyeBlinkLeft: the person's left upper lid only
+
+
+def test_adaptive_smoothing_stills_a_still_head_and_keeps_motion():
+    rng = np.random.default_rng(0)
+    times = np.arange(300) / 25
+    noise = rng.normal(0, 0.1, (300, 3))
+    moving = ((times > 4) & (times < 8))[:, None] * np.sin(2 * np.pi * 1.5 * times)[:, None] * np.ones(3)
+    light, adapted = whittaker(noise + moving, times, 7.0), adaptive(noise + moving, times, 7.0, 2.0)
+
+    def jitter(values: np.ndarray) -> float:
+        return float(np.sqrt((np.diff(values, axis=0) ** 2).mean()))
+
+    still = slice(0, 80)
+    assert jitter(adapted[still]) < 0.4 * jitter(light[still])
+    inside = slice(110, 190)
+    errors = [np.sqrt(((x - moving)[inside] ** 2).mean()) for x in (light, adapted)]
+    assert errors[1] < 1.1 * errors[0]
+
+
+def test_adaptive_smoothing_bridges_frames_without_weight():
+    times = np.arange(60) / 25
+    line = np.stack([times, -2 * times], axis=1)
+    weights = np.ones(60)
+    weights[20:26] = 0
+    broken = line + 0
+    broken[20:26] = 50.0
+    bridged = adaptive(bridge(broken, times, weights > 0), times, 7.0, 2.0, weights)
+    np.testing.assert_allclose(bridged, line, atol=1e-6)

@@ -1,0 +1,101 @@
+"""What went wrong in a clip and when, in the user's words: no face, a covered face, a cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from avatar.types import Finding
+
+HIDDEN_SHARE = 0.62
+"""A face whose skin looks as expected in less than this share of what is usual in the clip is covered or smeared."""
+HIDDEN_FRAMES = 3
+"""Fewer such frames in a row are a blur or a blink of light, which the smoothing bears."""
+THUMB_SIDE = 24
+"""Pictures are compared at this size, px, to find cuts."""
+CUT_GREY = 3.0
+"""Least mean change from one frame to the next, grey levels, that can be a cut ..."""
+CUT_RATIO = 8.0
+"""... if it is this many times the usual change around it."""
+BESIDE_RATIO = 3.0
+"""... and this many times that of the frames right beside it."""
+CUT_NEIGHBOURS = 12
+"""Frames on either side that say what is usual."""
+
+
+class CutDetector:
+    """Finds the frames at which the picture jumps: a cut, or something as sudden."""
+
+    def __init__(self) -> None:
+        self._last: np.ndarray | None = None
+        self._changes: list[float] = []
+
+    def add(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Offers the next frame."""
+        import cv2
+
+        small = cv2.resize(frame, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        self._changes.append(0.0 if self._last is None else float(np.abs(small - self._last).mean()))
+        self._last = small
+
+    def cuts(self) -> list[int]:
+        """Numbers of the frames that begin something new."""
+        change, found = np.array(self._changes), []
+        for i in np.flatnonzero(change > CUT_GREY):
+            around = np.delete(change[max(i - CUT_NEIGHBOURS, 1) : i + CUT_NEIGHBOURS + 1], min(i - 1, CUT_NEIGHBOURS))
+            beside = change[[k for k in (i - 1, i + 1) if 0 < k < len(change)]]  # motion lasts, a cut is one frame long
+            usual = max([0.1, float(np.median(around)) if len(around) else 0.0, *(beside * (BESIDE_RATIO / CUT_RATIO))])
+            if change[i] > CUT_RATIO * usual:
+                found.append(int(i))
+        return found
+
+
+def hidden_frames(agreement: Float[np.ndarray, "N 2"], valid: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Frames in which something covers the face: the skin does not look like itself for a while.
+
+    Args:
+        agreement: [N, 2] shares 0..1 of the seen skin that look as in the rest of the clip, of the whole face and
+            around the mouth; ignored where not `valid`.
+        valid: [N] frames with a face.
+    """
+    if not valid.any():
+        return np.zeros(len(valid), bool)
+    low = valid & (agreement < HIDDEN_SHARE * np.median(agreement[valid], axis=0)).any(axis=1)
+    out = np.zeros(len(low), bool)
+    for first, end in stretches(low):
+        out[first:end] = end - first >= HIDDEN_FRAMES
+    return out
+
+
+def stretches(marked: Bool[np.ndarray, " N"]) -> list[tuple[int, int]]:
+    """First and one past the last frame of each run of marked frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(int), [0]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def seconds_of(times: Float[np.ndarray, " N"], marked: Bool[np.ndarray, " N"]) -> str:
+    """'3.2-5.0 s, 7.0-7.4 s' (at most five stretches named)."""
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    spans = [f"{times[a]:.1f}-{times[b - 1] + step:.1f}" for a, b in stretches(marked)]
+    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
+    return ", ".join(spans[:5]) + " s" + more
+
+
+def track_findings(
+    times: Float[np.ndarray, " N"], faces: Bool[np.ndarray, " N"], hidden: Bool[np.ndarray, " N"], cuts: list[int]
+) -> tuple[Finding, ...]:
+    """What the user should know, with the seconds concerned."""
+    found = []
+    if not faces.all():
+        found.append(f"no face in {seconds_of(times, ~faces)}; the motion there is bridged")
+    if hidden.any():
+        found.append(
+            f"something covers the face in {seconds_of(times, hidden)}: those frames are not learned from, the motion "
+            "there is bridged"
+        )
+    clear = faces & ~hidden
+    jumps = [i for i in cuts if clear[i] and clear[i - 1]]
+    if jumps:
+        named = ", ".join(f"{times[i]:.1f}" for i in jumps[:5]) + " s"
+        found.append(f"the picture jumps at {named} (a cut?): use one shot, parts of different shots do not fit")
+    return tuple(Finding("warning", text) for text in found)

@@ -1,0 +1,158 @@
+"""Clips as people film them: a covered face, a face that leaves, bad light, blur, a cut, a far turn.
+
+All are made from two seconds of the demo capture; each must be tracked nearly as the clean shot is, or be reported
+with the seconds concerned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avatar.geometry import rotvec_from_matrix
+from avatar.track import track
+from avatar.track.checks import CutDetector, hidden_frames
+from avatar.types import Capture, Crop, Track
+
+FRAMES, SIDE = 56, 256
+
+
+class Frames(list):
+    """A list of pictures as a FrameReader."""
+
+
+def tracked(frames: list[np.ndarray], folder: Path) -> Track:
+    times, size = np.arange(len(frames)) / 25, frames[0].shape[0]
+    capture = Capture(folder, Frames(frames), times, 25.0, None, Crop(0, 0, size, size), "made", "0" * 64, (size, size))
+    return track(capture, folder / "track.safetensors")
+
+
+@pytest.fixture(scope="module")
+def shot(tmp_path_factory) -> tuple[list[np.ndarray], Track]:
+    """Clean frames and their track."""
+    av, cv2 = pytest.importorskip("av"), pytest.importorskip("cv2")
+    pytest.importorskip("mediapipe")
+    clip = Path(__file__).parents[2] / "captures" / "demo.mp4"
+    if not clip.is_file():
+        pytest.skip("captures/demo.mp4 is not in this checkout")
+    frames = []
+    with av.open(str(clip)) as container:
+        for i, frame in enumerate(container.decode(container.streams.video[0])):
+            if len(frames) == FRAMES:
+                break
+            if i >= 100:
+                frames.append(cv2.resize(frame.to_ndarray(format="rgb24"), (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+    return frames, tracked(frames, tmp_path_factory.mktemp("clean"))
+
+
+def degrees_apart(a: Track, b: Track) -> np.ndarray:
+    """Angle between two tracks' heads in each frame, a constant turn between them taken out. [N]"""
+    turn = np.swapaxes(a.camera_from_head[:, :3, :3], 1, 2) @ b.camera_from_head[:, :3, :3]
+    vectors = np.degrees(rotvec_from_matrix(turn))
+    return np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1)
+
+
+def changed(frames: list[np.ndarray], change: Callable[[np.ndarray, int], np.ndarray]) -> list[np.ndarray]:
+    return [np.ascontiguousarray(change(frame.copy(), i)).astype(np.uint8) for i, frame in enumerate(frames)]
+
+
+def test_clean_shot_has_nothing_to_report(shot):
+    _, clean = shot
+    assert clean.valid.all() and clean.findings == ()
+
+
+def test_a_hand_over_the_mouth_is_reported_left_out_and_bridged(shot, tmp_path):
+    import cv2
+
+    frames, clean = shot
+
+    creases = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 90, (SIDE, SIDE, 1)), (0, 0), 2.0)[..., None]
+
+    def hand(frame, i):
+        if not 15 <= i < 40:
+            return frame
+        x, y = (int(v) for v in clean.landmarks[i, 13])
+        shape = np.zeros((SIDE, SIDE), np.uint8)
+        cv2.ellipse(shape, (x, y + 6), (46, 36), 20, 0, 360, (1,), -1)
+        skin = np.array([150.0, 110.0, 95.0]) + creases
+        for k in range(5):  # shadows between the fingers
+            cv2.line(skin, (x - 50, y - 22 + 13 * k), (x + 50, y - 30 + 13 * k), (60.0, 35.0, 30.0), 3)
+        return np.where(shape[..., None] > 0, skin.clip(0, 255), frame)
+
+    result = tracked(changed([*frames, *frames[::-1]], hand), tmp_path)  # forth and back: a hand is the exception
+    assert not result.valid[16:39].any() and result.valid[:14].all() and result.valid[41:].all()
+    assert [f.message for f in result.findings if "covers the face in 0.6-1.6 s" in f.message], result.findings
+    assert np.linalg.norm(np.diff(result.camera_from_head[:, :3, 3], axis=0), axis=1).max() < 1.0  # cm: no jump
+
+
+def test_a_face_that_leaves_the_picture_is_bridged_and_reported(shot, tmp_path):
+    frames, _ = shot
+
+    def shifted(frame, i):
+        away = int(np.clip((i - 10) * 14, 0, 200) - np.clip((i - 34) * 14, 0, 200))
+        return np.concatenate([frame[:, away:], np.repeat(frame[:, -1:], away, axis=1)], axis=1)
+
+    result = tracked(changed(frames, shifted), tmp_path)
+    assert not result.valid[26:34].any() and result.valid[:10].all() and result.valid[-4:].all()
+    assert any("no face in" in f.message or "covers the face" in f.message for f in result.findings)
+    assert np.isfinite(result.camera_from_head).all() and np.isfinite(result.coefficients).all()
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    [("dark", 2.5), ("blurred", 2.5)],  # worst when written: dark 1.4, blurred 1.1 degrees
+)
+def test_low_light_and_motion_blur_are_tracked(shot, tmp_path, what, most):
+    import cv2
+
+    frames, clean = shot
+    rng = np.random.default_rng(0)
+
+    def dark(frame, i):
+        return np.clip(frame * 0.18 + rng.normal(0, 3, frame.shape), 0, 255)
+
+    def blurred(frame, i):
+        kernel = np.zeros((11, 11), np.float32)
+        kernel[5] = 1 / 11
+        return cv2.filter2D(frame, -1, kernel) if 20 <= i < 28 else frame
+
+    result = tracked(changed(frames, {"dark": dark, "blurred": blurred}[what]), tmp_path)
+    assert result.valid.mean() > 0.95
+    assert np.sqrt((degrees_apart(clean, result) ** 2).mean()) < most
+
+
+def test_a_cut_is_reported_at_its_second(shot, tmp_path):
+    import cv2
+
+    frames, _ = shot
+    # another shot: mirrored and closer
+    other = [cv2.resize(np.ascontiguousarray(f[16:240, 20:244][:, ::-1]), (SIDE, SIDE)) for f in frames]
+    result = tracked([*frames[:25], *other[25:50]], tmp_path)
+    assert any("jumps at 1.0 s" in f.message for f in result.findings), result.findings
+
+
+def test_cuts_are_told_from_motion_and_flicker():
+    rng = np.random.default_rng(0)
+    base = np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1)))
+    for axis in (0, 1):
+        base = sum(np.roll(base, k, axis=axis) for k in range(-6, 7)) / 13
+    detector = CutDetector()
+    for i in range(60):
+        moved = np.roll(base if i < 40 else base[::-1], round(4 * np.sin(i / 8)), axis=1)[:, :64]
+        detector.add((moved + rng.normal(0, 2, moved.shape)).clip(0, 255).astype(np.uint8))
+    assert detector.cuts() == [40]
+
+
+def test_a_face_counts_as_covered_only_when_it_lasts():
+    agreement = np.full((50, 2), 0.8)
+    agreement[10:12] = 0.1
+    agreement[20:26, 1] = 0.2  # only the mouth
+    valid = np.ones(50, bool)
+    valid[22] = False
+    expected = np.zeros(50, bool)
+    expected[23:26] = True  # two frames before the gap count as a blink, three after it do not
+    np.testing.assert_array_equal(hidden_frames(agreement, valid), expected)
+    assert not hidden_frames(agreement, np.zeros(50, bool)).any()
