@@ -14,7 +14,7 @@ from avatar.config import BranchConfig, ModelConfig
 from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import Branch, Metadata, initial_model
-from avatar.model.file import SCHEMA, load_avatar_file, save_avatar
+from avatar.model.file import SCHEMA, load_avatar_file, packed_bases, save_avatar, unpacked_bases
 from avatar.model.gaussians import BASIS_WIDTH
 from avatar.model.initialise import diverse_frames
 from avatar.types import Camera, Provenance
@@ -150,6 +150,37 @@ def test_file_round_trip_draws_the_same(tmp_path, frames, model) -> None:
         # float16 bases and the 8-bit plate: half a grey level.
         assert (again(motion).image - model(motion).image).abs().max() < 2.5 / 255
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_the_first_schema_are_read(tmp_path, frames, model) -> None:
+    """They kept all columns of the bases in half precision, each in its own unit."""
+    torch.nn.init.normal_(model.branch("face").bases, std=0.2)
+    path = tmp_path / "x.avatar"
+    save_avatar(path, model, metadata(model.camera), {})
+
+    def to_first_schema(tensors) -> None:
+        for name in ("face", "mouth", "torso"):
+            for part in ("means", "rest", "steps"):
+                tensors.pop(f"{name}.basis_{part}")
+            branch = model.branch(name)
+            tensors[f"{name}.bases"] = (branch.bases.detach() * branch.basis_units).half()
+
+    rewrite(path, lambda h: h.update(schema=1), to_first_schema)
+    again, _, _ = load_avatar_file(path)
+    motion = frames.motion_of(torch.tensor([0, 5]))
+    with torch.no_grad():
+        assert (again(motion).image - model(motion).image).abs().max() < 2.5 / 255
+
+
+def test_bases_survive_the_file_to_half_a_step_of_each_row(model) -> None:
+    bases = torch.randn(4, 50, BASIS_WIDTH) * torch.logspace(-4, 1, 50).view(1, 50, 1)
+    bases[0, 0] = 0.0
+    packed = packed_bases("face", bases)
+    assert packed["face.basis_rest"].dtype == torch.int8
+    again = unpacked_bases("face", packed)
+    error = (again - bases).abs()
+    assert (error[..., 3:] <= bases[..., 3:].abs().amax(-1, keepdim=True) * 0.6 / 127 + 1e-7).all()
+    assert (error[..., :3] <= bases[..., :3].abs() * 1e-3 + 1e-6).all()
 
 
 def rewrite(path, change_header=None, change_tensors=None):
