@@ -99,6 +99,7 @@ def fit(
     with _timed(run, "training"):
         trainer = train_stage(frames, run, resume, reporter)
     finished = trainer.step >= config.train.steps
+    trainer.model.measure_limits(frames.motion_of(torch.as_tensor(frames.train_indices, device=device)))
     avatar = Avatar(
         trainer.model.eval().requires_grad_(False), new_metadata(run, capture, track), person_statistics(track), None
     )
