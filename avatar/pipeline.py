@@ -219,7 +219,7 @@ def new_metadata(run: RunFolder, capture: Capture, track: Track) -> Metadata:
 
 def headline_scores(found: HeldOut) -> dict[str, dict[str, float | None]]:
     """Row -> the scores worth keeping in the avatar's header."""
-    keys = ("psnr", "ssim", "head", "mouth", "torso", "background", "lmd")
+    keys = ("psnr", "ssim", "head", "mouth", "mouth_crop", "torso", "background", "lmd")
     return {row: {key: scores[key] for key in keys} for row, scores in found.rows.items()}
 
 
@@ -267,6 +267,7 @@ def new_report(
         speech_curves=found.speech_curves,
         frames=found.frames,
         mouths=found.mouths,
+        novel=found.novel,
     )
 
 

@@ -78,7 +78,7 @@ def _stages(
 
 def print_scores(report: Report) -> None:
     """The rows as a table on stdout."""
-    keys = ("psnr", "ssim", "head", "mouth", "torso", "background", "lmd")
+    keys = ("psnr", "ssim", "head", "mouth_crop", "mouth", "torso", "background", "lmd")
     table = Table(title=f"{report.name}: {report.rows['tracked']['frames']} held-out frames, {report.size} px")
     table.add_column("row")
     for key in keys:

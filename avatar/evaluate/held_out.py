@@ -15,6 +15,7 @@ from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
 from avatar.dataset import FrameSet, mouth_box
 from avatar.evaluate.landmark_distance import LandmarkDistance
 from avatar.evaluate.metrics import Scores, compare_coefficients, representative_frames
+from avatar.evaluate.novel import NovelView, novel_views
 from avatar.evaluate.pictures import crop_square
 from avatar.evaluate.preview import preview_frames
 from avatar.evaluate.report_data import HeldOutFrame, MouthCrop, speech_plots
@@ -37,6 +38,7 @@ class HeldOut:
     """Row name -> scores."""
     frames: tuple[HeldOutFrame, ...]
     mouths: tuple[MouthCrop, ...]
+    novel: tuple[NovelView, ...]
     speech: dict[str, Any] | None
     speech_curves: tuple[Plot, ...]
     times: np.ndarray
@@ -109,6 +111,7 @@ def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames:
         rows=rows,
         frames=_shown_frames(avatar, frames, indices, rows["tracked"]["per_frame"]),
         mouths=_mouth_crops(avatar, frames, indices, spoken),
+        novel=novel_views(avatar, frames),
         speech=speech,
         speech_curves=curves,
         times=frames.track.times[indices],
@@ -133,7 +136,8 @@ def _scored(
     with reporter.bar(what, len(indices)) as bar:
         for index, image in zip(indices, render_as_clip(avatar, frames, motion), strict=True):
             truth = frames.capture.frames[int(index)]
-            psnr = scores.add(image, truth, frames.track.regions.labels(int(index)))
+            labels = frames.track.regions.labels(int(index))
+            psnr = scores.add(image, truth, labels, frames.mouth_box(int(index)), int(index))
             if save_frames is not None:
                 _save_pair(save_frames, int(index), image, truth)
             bar.advance(note=f"{psnr:.2f} dB")

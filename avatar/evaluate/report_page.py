@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from avatar.conventions import REGIONS
+from avatar.evaluate.novel import NovelView
 from avatar.evaluate.pictures import ERROR_FULL_SCALE, css_gradient, error_map, jpeg_uri, resized
 from avatar.evaluate.report_data import ROWS, HeldOutFrame, MouthCrop, Report
 from avatar.evaluate.svg_plot import Plot, Series, line_plot
@@ -21,6 +22,9 @@ PICTURE_PX: Final = 384
 MOUTH_PX: Final = 160
 """Side of an embedded mouth crop; all are scaled to it so that they can be compared."""
 
+NOVEL_PX: Final = 256
+"""Longer side of a picture of the novel sheet."""
+
 MISSING: Final = "–"
 
 ROW_MEANING: Final = {
@@ -28,14 +32,15 @@ ROW_MEANING: Final = {
     "refined": "pose and coefficients also refined against the avatar on the frame itself: what better tracking gives",
     "speech": "mouth motion from the sound alone, the rest tracked; only the mouth can be compared with the clip",
 }
-SPEECH_COLUMNS: Final = ("mouth", "lmd")
+SPEECH_COLUMNS: Final = ("mouth_crop", "mouth", "lmd")
 """What a speech-driven frame can be judged by: its lips need not be the clip's pixel for pixel elsewhere."""
 
 COLUMNS: Final = {
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
     "head": ("head", 2),
-    "mouth": ("mouth", 2),
+    "mouth_crop": ("mouth crop", 2),
+    "mouth": ("inside lips", 2),
     "torso": ("torso", 2),
     "background": ("backdrop", 2),
     "lmd": ("LMD px", 2),
@@ -51,6 +56,7 @@ def page(report: Report) -> str:
         _findings(report.findings),
         _frames(report.frames),
         _mouths(report.mouths),
+        _novel(report.novel),
         _rows(report),
         _regions(report),
         _speech(report),
@@ -80,9 +86,10 @@ def _headline(report: Report) -> str:
     tiles = [
         ("PSNR", row["psnr"], 1, " dB", f"Likeness of the whole frame. Typical colour error {_rms(row['psnr'])}."),
         ("SSIM", row["ssim"], 3, "", "Structure kept: edges and texture. 1 is identical."),
-        ("Mouth", row["mouth"], 1, " dB", "Likeness inside the lips: teeth, tongue, cavity."),
+        ("Mouth", row["mouth_crop"], 1, " dB", "Likeness of the square around the lips."),
         ("Lip distance", row["lmd"], 2, " px", "How far rendered lips and jaw are from the filmed ones (LMD)."),
-        ("Sharpness", _percent(row["sharpness"]["frame"]), 0, " %", "Detail against the clip: 100 % is as sharp."),
+        ("Sharpness", _percent(row["sharpness"]["head"]), 0, " %", "Detail of the head: 100 % is as sharp as filmed."),
+        ("Jitter", _percent(row["jitter"]["ratio"]), 0, " %", "Trembling of the head: 100 % is what the clip has."),
     ]
     if report.speech is not None:
         heard = report.speech["correlation_mean"]
@@ -154,6 +161,18 @@ def _mouths(mouths: Sequence[MouthCrop]) -> str:
     return _section("Mouth", "The same square of the same frames.", _wide(f'<table class="sheet">{head}{body}</table>'))
 
 
+def _novel(views: Sequence[NovelView]) -> str:
+    if not views:
+        return ""
+    cells = "".join(
+        f"<figure>{_picture(view.rendering, NOVEL_PX, view.label)}"
+        f"<figcaption><b>{escape(view.label)}</b> {escape(view.detail)}</figcaption></figure>"
+        for view in views
+    )
+    intro = "Turns and expressions beyond the clip: nothing to score against, but nothing may tear, smear or explode."
+    return _section("Beyond the clip", intro, f"<div class=novel>{cells}</div>")
+
+
 def _rows(report: Report) -> str:
     shown = [name for name in ROWS if name in report.rows]
     head = "<tr><th></th>" + "".join(f"<th>{title}</th>" for title, _ in COLUMNS.values()) + "</tr>"
@@ -171,7 +190,8 @@ def _rows(report: Report) -> str:
     table = _wide(f'<table class="numbers">{head}{"".join(body)}</table>')
     return _section(
         "Scores",
-        "dB of full frames is the mean over frames; of regions, of the error pooled over all frames.",
+        "dB of full frames is the mean over frames; of regions, of the error pooled over all frames."
+        " The mouth crop is the square around the lips.",
         f"{table}{remarks}<dl class=meanings>{meanings}</dl><div class=plots>{plots}</div>",
     )
 

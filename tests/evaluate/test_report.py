@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_BLENDSHAPES
 from avatar.errors import UserError
 from avatar.evaluate.metrics import Scores, compare_coefficients, representative_frames
+from avatar.evaluate.novel import NovelView
 from avatar.evaluate.pictures import crop_square, error_map, jpeg_uri
 from avatar.evaluate.report import report_dict, write_report
 from avatar.evaluate.report_data import (
@@ -102,6 +103,7 @@ class _NoRegions:
 def example_report(size: int = 64, frames: int = 12, name: str = "example") -> Report:
     """A full report on drawn frames; every number in it is measured on them."""
     rows, shown = {row: Scores() for row in ("tracked", "refined", "speech")}, []
+    box = (int(0.4 * size), int(0.5 * size), int(0.2 * size))
     for k in range(frames):
         opening = 0.5 + 0.5 * np.sin(k)
         truth, labels = drawn_face(opening, 0, size)
@@ -111,13 +113,12 @@ def example_report(size: int = 64, frames: int = 12, name: str = "example") -> R
             "speech": drawn_face(0.6 * opening, 0.012 * size * np.sin(2 * k) ** 2, size, 0.9)[0],
         }
         for row, image in images.items():
-            rows[row].add(image, truth, labels)
+            rows[row].add(image, truth, labels, (box[0], box[1], box[0] + box[2], box[1] + box[2]))
         shown.append((truth, images))
     results = {row: scores.result() for row, scores in rows.items()}
     results["tracked"]["lmd"], results["speech"]["lmd"] = 0.71, 1.64
     results["speech"]["notes"] = ["lmd leaves out 1 of 12 frames in which no face was detected"]
     per_frame, number = results["tracked"]["per_frame"], 273
-    box = (int(0.4 * size), int(0.5 * size), int(0.2 * size))
     pictures = tuple(
         HeldOutFrame(number + k, label, per_frame[k], shown[k][0], shown[k][1]["tracked"])
         for label, k in representative_frames(per_frame).items()
@@ -164,6 +165,7 @@ def example_report(size: int = 64, frames: int = 12, name: str = "example") -> R
         speech_curves=speech_plots(track.times[held], heard, true, MOUTH_BLENDSHAPES),
         frames=pictures,
         mouths=mouths,
+        novel=(NovelView("turned left 22°", "10° beyond the clip", shown[0][0]),),
     )  # fmt: skip
 
 
@@ -207,8 +209,10 @@ class _Page(HTMLParser):
 def test_json_has_the_documented_keys(written, report):
     values, _ = written
     tracked = report.rows["tracked"]
-    for key in ("psnr", "ssim", "head", "mouth", "torso", "background"):
+    for key in ("psnr", "ssim", "head", "mouth", "mouth_crop", "torso", "background"):
         assert values[key] == pytest.approx(tracked[key], abs=1e-6)
+    assert values["jitter"]["ratio"] == pytest.approx(tracked["jitter"]["ratio"], abs=1e-6)
+    assert set(values["sharpness"]) == {"background", "torso", "head", "mouth", "frame"}
     assert (values["lmd"], values["frames"], values["seconds_fit"]) == (0.71, 12, 234.7)
     assert values["device"] == "CPU, 2 threads, AVX2"
     assert list(values["rows"]) == ["tracked", "refined", "speech"]
@@ -230,7 +234,7 @@ def test_page_is_self_contained_and_well_formed(written):
     page.feed(html)
     assert page.open == []
     assert "script" not in page.tags and "link" not in page.tags
-    assert len(page.addresses) == 3 * 3 + 8 * 3
+    assert len(page.addresses) == 3 * 3 + 8 * 3 + 1
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     style = html[: html.index("</style>")]
     assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
@@ -246,7 +250,16 @@ def test_page_shows_the_numbers_and_the_findings(written, report):
     assert "3:55" in html and "No face was found from 3.2 s to 3.6 s" in html
     assert html.index("No face was found") < html.index("at most 11 degrees")  # warnings first
     assert html.count("<figcaption>error</figcaption>") == 3
-    for heading in ("Held-out frames", "Mouth", "Scores", "Regions", "Speech", "Training", "Tracked motion"):
+    for heading in (
+        "Held-out frames",
+        "Mouth",
+        "Beyond the clip",
+        "Scores",
+        "Regions",
+        "Speech",
+        "Training",
+        "Tracked motion",
+    ):
         assert f"<h2>{heading}</h2>" in html
     assert "train.losses.mouth_weight" in html
 
@@ -264,6 +277,7 @@ def test_page_escapes_everything(report, tmp_path):
         seconds={evil: 1.0},
         curves=(Plot(evil, evil, evil, (Series(evil, np.arange(3), np.arange(3)),) * 2),),
         frames=tuple(dataclasses.replace(f, label=evil) for f in report.frames),
+        novel=tuple(dataclasses.replace(view, label=evil, detail=evil) for view in report.novel),
         rows={"tracked": dict(report.rows["tracked"], notes=[evil])},
     )
     html = write_report(changed, tmp_path)[1].read_text()
@@ -276,7 +290,7 @@ def test_page_escapes_everything(report, tmp_path):
 
 def test_page_without_speech_pictures_or_curves(report, tmp_path):
     bare = dataclasses.replace(
-        report, rows={"tracked": report.rows["tracked"]}, speech=None, speech_curves=(), frames=(), mouths=(),
+        report, rows={"tracked": report.rows["tracked"]}, speech=None, speech_curves=(), frames=(), mouths=(), novel=(),
         findings=(), curves=(), motion=(), settings={}, facts={},
     )  # fmt: skip
     html = write_report(bare, tmp_path)[1].read_text()
