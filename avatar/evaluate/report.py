@@ -64,9 +64,18 @@ def write_report(report: Report, run_folder: Path) -> tuple[Path, Path]:
     """
     json_path, html_path = run_folder / "report.json", run_folder / "report.html"
     write_json(report, json_path)
-    with replacing(html_path) as partial:
-        partial.write_text(page(report), encoding="utf-8")
+    write_page(report, html_path)
     return json_path, html_path
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Writes the page alone.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_text(page(report), encoding="utf-8")
 
 
 def write_json(report: Report, path: Path) -> None:
