@@ -19,6 +19,7 @@ drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
 limits.B.features        2 D           float32   lowest and highest driver feature, and basis weight, that pass
 limits.B.weights         2 K           float32   unchanged, see limits; without them nothing is limited
+limits.B.radius          1             float32   largest common distance of the weights that passes unchanged
 backdrop                 H W 3         uint8     what is behind the person
 person.*, speech.*                               statistics of the person's motion; audio-to-expression model
 =======================  ============  ========  ==========================================================

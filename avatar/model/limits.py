@@ -25,6 +25,10 @@ be frozen."""
 FEATURE_REACH: Final = 0.75
 WEIGHT_REACH: Final = 0.15
 """How far beyond the widened range the limit lies, as a share of that range's width."""
+RADIUS_MARGIN: Final = 0.1
+RADIUS_REACH: Final = 0.15
+"""No frame has all weights at their extremes at once, so their common distance from the middle is limited too: it may
+be this share longer than in the clip's most extreme frame, and the limit lies this share beyond that."""
 
 
 def soft_limit(
@@ -70,17 +74,44 @@ class SoftRange(nn.Module):
 
 
 class BranchLimits(nn.Module):
-    """The two soft ranges of one branch: what its driver hears and what it answers."""
+    """The limits of one branch: of what its driver hears, and of what it answers, one by one and together."""
+
+    radius: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.features = SoftRange(FEATURE_REACH)
         self.weights = SoftRange(WEIGHT_REACH)
+        self.register_buffer("radius", None)
+
+    def measure(self, features: Float[Tensor, "B D"], weights: Float[Tensor, "B K"]) -> None:
+        """Takes the ranges of the clip's own motion: driver features, and the weights they give without a limit."""
+        self.features.measure(features, FEATURE_MARGIN, FEATURE_FLOOR)
+        self.weights.measure(weights, WEIGHT_MARGIN)
+        self.radius = (1 + RADIUS_MARGIN) * self._from_middle(weights)[0].norm(dim=1).amax().reshape(1)
+
+    def limited_weights(self, weights: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """Each weight kept near its range, then all together near the clip's most extreme frame."""
+        weights = self.weights(weights)
+        if self.radius is None or self.weights.bounds is None:
+            return weights
+        offset, half = self._from_middle(weights)
+        length = offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        # A length has no lower limit: the range from 0, whose width is the radius itself.
+        allowed = soft_limit(length, torch.zeros_like(self.radius), self.radius, RADIUS_REACH)
+        return weights + offset * half * (allowed / length - 1)
+
+    def _from_middle(self, weights: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, " K"]]:
+        """Distances from the middle of the range in half widths, and the half widths."""
+        assert self.weights.bounds is not None
+        low, high = self.weights.bounds
+        half = 0.5 * (high - low) + 1e-6
+        return (weights - 0.5 * (low + high)) / half, half
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """``features`` (2 D) and ``weights`` (2 K): lowest and highest value that passes unchanged. Empty before the
-        clip's motion was measured."""
-        found = {"features": self.features.bounds, "weights": self.weights.bounds}
+        """``features`` (2 D) and ``weights`` (2 K): lowest and highest value that passes unchanged; ``radius`` (1).
+        Empty before the clip's motion was measured."""
+        found = {"features": self.features.bounds, "weights": self.weights.bounds, "radius": self.radius}
         return {key: bounds for key, bounds in found.items() if bounds is not None}
 
     def load_tensors(self, tensors: dict[str, Tensor], features: int, bases: int) -> None:
@@ -94,3 +125,7 @@ class BranchLimits(nn.Module):
             if bounds is not None and (tuple(bounds.shape) != (2, width) or not bool((bounds[0] <= bounds[1]).all())):
                 raise ValueError(f"limits of the {key} have shape {tuple(bounds.shape)} or are no range")
             part.bounds = bounds
+        radius = tensors.get("radius")
+        if radius is not None and (tuple(radius.shape) != (1,) or float(radius) < 0):
+            raise ValueError(f"limits hold a radius of shape {tuple(radius.shape)} or below 0")
+        self.radius = radius

@@ -11,7 +11,7 @@ from avatar.conventions import BRANCHES
 from avatar.dataset import MotionBatch
 from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
-from avatar.model.limits import FEATURE_FLOOR, FEATURE_MARGIN, WEIGHT_MARGIN, BranchLimits
+from avatar.model.limits import BranchLimits
 from avatar.model.motion import BasisWeights, DriverFeatures
 from avatar.types import Camera
 
@@ -60,17 +60,15 @@ class AvatarModel(nn.Module):
         weights = {}
         for name in BRANCHES:
             limits = self.branch_limits(name)
-            weights[name] = limits.weights(self.drivers[name](limits.features(features[name])))
+            weights[name] = limits.limited_weights(self.drivers[name](limits.features(features[name])))
         return weights
 
     def measure_limits(self, motion: MotionBatch) -> None:
         """Takes the ranges of the clip's own motion, when training is over; until then nothing is limited."""
         features = self.features(motion)
         for name in BRANCHES:
-            limits = self.branch_limits(name)
-            limits.features.measure(features[name], FEATURE_MARGIN, FEATURE_FLOOR)
             with torch.no_grad():
-                limits.weights.measure(self.drivers[name](features[name]), WEIGHT_MARGIN)
+                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]))
 
     def backdrop_at(self, camera: Camera) -> Float[Tensor, "H W 3"]:
         """The plate at the size of a camera's picture (area average down, bilinear up)."""

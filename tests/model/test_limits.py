@@ -16,7 +16,7 @@ from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import Metadata, initial_model
 from avatar.model.file import load_avatar_file, save_avatar
-from avatar.model.limits import FEATURE_FLOOR, FEATURE_REACH, SoftRange, soft_limit
+from avatar.model.limits import FEATURE_FLOOR, FEATURE_REACH, BranchLimits, SoftRange, soft_limit
 from avatar.types import Provenance
 
 SMALL = ModelConfig(face=BranchConfig(300, 6), mouth=BranchConfig(40, 3), torso=BranchConfig(120, 3), driver_hidden=8)
@@ -99,6 +99,19 @@ def test_coefficients_far_beyond_the_clip_keep_the_weights_near_its_own(frames, 
     assert bool((tame["face"] <= own["face"].amax(0) + 0.476 * span + 1e-4).all())
     assert bool((tame["face"] >= own["face"].amin(0) - 0.476 * span - 1e-4).all())
     assert not torch.allclose(tame["face"], own["face"], atol=1e-2)  # it still moves
+
+
+@torch.no_grad()
+def test_all_weights_together_stay_near_the_most_extreme_frame() -> None:
+    limits = BranchLimits()
+    circle = torch.linspace(0, 6.28, 200)
+    own = torch.stack([circle.cos(), 2 * circle.sin() + 1], dim=1)  # an ellipse: its corners are never reached
+    limits.measure(torch.zeros(200, 3), own)
+    assert torch.equal(limits.limited_weights(own), own)
+    corner = limits.limited_weights(torch.tensor([[1.0, 3.0], [-50.0, 101.0]]))
+    length = ((corner - torch.tensor([0.0, 1.0])) / torch.tensor([1.5, 3.0])).norm(dim=1)  # half widths with margins
+    assert bool((length < 1.1 * 1.15 / 1.5 + 1e-3).all())
+    assert float(corner[0, 0] / (corner[0, 1] - 1)) == pytest.approx(0.5, abs=1e-3)  # shortened, not bent
 
 
 def saved(model, tmp_path, frames):
