@@ -98,26 +98,31 @@ class Track:
 
 @dataclass
 class Eval:
-    """Score an avatar on the held-out part (the last 1/11) of a clip: full frame, nothing real pasted in."""
+    """Score avatars on the held-out part (the last 1/11) of a clip: full frame, nothing real pasted in."""
 
     avatar: Positional[Path]
     """The .avatar file."""
     clip: Path
     """The clip it was made from, or another of the same person."""
+    others: Positional[tuple[Path, ...]] = ()
+    """Further .avatar files, to compare in one table."""
     save_frames: Path | None = None
     """Folder for the scored pictures: render/%06d.png and truth/%06d.png, by frame number."""
     json: Path | None = None
     """File for all scores."""
+    html: Path | None = None
+    """File for a page of scores and pictures; of several avatars, the same frames side by side."""
     face_landmarker: Path | None = None
     """Google's face_landmarker.task, to track with it instead of the built-in solver."""
 
     def run(self) -> int:
         from avatar.pipeline import limit_threads
-        from avatar.scoring import evaluate_file, print_scores
+        from avatar.scoring import evaluate_files, print_scores
 
         limit_threads()
-        report = evaluate_file(self.avatar, self.clip, self.save_frames, self.json, self.face_landmarker, Reporter())
-        print_scores(report)
+        outputs = (self.save_frames, self.json, self.html)
+        avatars = (self.avatar, *self.others)
+        print_scores(evaluate_files(avatars, self.clip, *outputs, self.face_landmarker, Reporter()))
         return 0
 
 

@@ -99,6 +99,7 @@ def fit(
     with _timed(run, "training"):
         trainer = train_stage(frames, run, resume, reporter)
     finished = trainer.step >= config.train.steps
+    trainer.model.measure_limits(frames.motion_of(torch.as_tensor(frames.train_indices, device=device)))
     avatar = Avatar(
         trainer.model.eval().requires_grad_(False),
         new_metadata(run, capture, track),
@@ -222,7 +223,7 @@ def new_metadata(run: RunFolder, capture: Capture, track: Track) -> Metadata:
 
 def headline_scores(found: HeldOut) -> dict[str, dict[str, float | None]]:
     """Row -> the scores worth keeping in the avatar's header."""
-    keys = ("psnr", "ssim", "head", "mouth", "torso", "background", "lmd")
+    keys = ("psnr", "ssim", "head", "mouth", "mouth_crop", "torso", "background", "lmd")
     return {row: {key: scores[key] for key in keys} for row, scores in found.rows.items()}
 
 
@@ -270,6 +271,7 @@ def new_report(
         speech_curves=found.speech_curves,
         frames=found.frames,
         mouths=found.mouths,
+        novel=found.novel,
     )
 
 

@@ -90,6 +90,7 @@ def cases(tmp: Path) -> dict[str, list[str]]:
         "bad_size": ["fit", "noface.mp4", "--size", "3"],
         "bad_steps": ["fit", "noface.mp4", "--steps", "0"],
         "bad_device": ["fit", "noface.mp4", "--device", "tpu"],
+        "avatar_twice": ["eval", "damaged.avatar", "other/../damaged.avatar", "--clip", "noface.mp4"],
         "missing_avatar": ["eval", "none.avatar", "--clip", "noface.mp4"],
         "damaged_avatar": ["drive", "damaged.avatar", "speech.wav"],
         "no_source": ["drive", "damaged.avatar"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
-from avatar.dataset import FrameSet, mouth_box
+from avatar.dataset import FrameSet
+from avatar.evaluate.comparison import ShownFrame
 from avatar.evaluate.landmark_distance import LandmarkDistance
 from avatar.evaluate.metrics import Scores, compare_coefficients, representative_frames
-from avatar.evaluate.pictures import crop_square
+from avatar.evaluate.novel import NovelView, novel_views
+from avatar.evaluate.pictures import Box, crop_square
 from avatar.evaluate.preview import preview_frames
 from avatar.evaluate.report_data import HeldOutFrame, MouthCrop, speech_plots
 from avatar.evaluate.svg_plot import Plot
@@ -37,6 +39,7 @@ class HeldOut:
     """Row name -> scores."""
     frames: tuple[HeldOutFrame, ...]
     mouths: tuple[MouthCrop, ...]
+    novel: tuple[NovelView, ...]
     speech: dict[str, Any] | None
     speech_curves: tuple[Plot, ...]
     times: np.ndarray
@@ -109,6 +112,7 @@ def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames:
         rows=rows,
         frames=_shown_frames(avatar, frames, indices, rows["tracked"]["per_frame"]),
         mouths=_mouth_crops(avatar, frames, indices, spoken),
+        novel=novel_views(avatar, frames),
         speech=speech,
         speech_curves=curves,
         times=frames.track.times[indices],
@@ -133,7 +137,8 @@ def _scored(
     with reporter.bar(what, len(indices)) as bar:
         for index, image in zip(indices, render_as_clip(avatar, frames, motion), strict=True):
             truth = frames.capture.frames[int(index)]
-            psnr = scores.add(image, truth, frames.track.regions.labels(int(index)))
+            labels = frames.track.regions.labels(int(index))
+            psnr = scores.add(image, truth, labels, frames.mouth_box(int(index)), int(index))
             if save_frames is not None:
                 _save_pair(save_frames, int(index), image, truth)
             bar.advance(note=f"{psnr:.2f} dB")
@@ -165,6 +170,23 @@ def _shown_frames(
     return tuple(shown)
 
 
+def shown_frames(avatar: Avatar, frames: FrameSet, numbers: Sequence[int]) -> tuple[ShownFrame, ...]:
+    """The frames of the given numbers as a comparison shows them, tracked motion."""
+    if not numbers:
+        return ()
+    motion = tracked_motion(frames, np.asarray(numbers))
+    shown = []
+    for number, image in zip(numbers, render_as_clip(avatar, frames, motion), strict=True):
+        box, truth = _mouth_square(frames, number), frames.capture.frames[number]
+        shown.append(ShownFrame(number, truth, image, crop_square(truth, box), crop_square(image, box)))
+    return tuple(shown)
+
+
+def _mouth_square(frames: FrameSet, index: int) -> Box:
+    left, top, right, bottom = frames.mouth_box(index)
+    return left, top, max(right - left, bottom - top)
+
+
 def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: Motion | None) -> tuple[MouthCrop, ...]:
     """Evenly spaced held-out mouths."""
     positions: list[int] = np.unique(np.linspace(0, len(indices) - 1, MOUTH_CROPS).round().astype(int)).tolist()
@@ -172,8 +194,7 @@ def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: 
     crops = []
     for position in positions:
         index = int(indices[position])
-        left, top, right, bottom = mouth_box(frames.track.landmarks[index], frames.capture.size)
-        box = (left, top, max(right - left, bottom - top))
+        box = _mouth_square(frames, index)
         pictures = [
             crop_square(next(render_as_clip(avatar, frames, _at(motion, position))), box)
             for motion in (tracked, spoken)

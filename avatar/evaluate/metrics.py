@@ -1,4 +1,4 @@
-"""Scores of rendered frames against the untouched clip: PSNR, SSIM, per-region PSNR, sharpness, coefficient curves.
+"""Scores of rendered frames against the untouched clip: PSNR, SSIM, per-region PSNR, sharpness, jitter, curves.
 
 Everything is computed on full frames in the video's own colours, 0..1. ``psnr`` and ``ssim`` of a clip are means of the
 per-frame values, as the talking-head papers report them (AD-NeRF, TalkingGaussian); the per-region scores pool the
@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-from avatar.conventions import MOUTH_BLENDSHAPES, REGIONS
+from avatar.conventions import MOUTH_BLENDSHAPES, REGION_HEAD, REGION_MOUTH, REGIONS
+from avatar.evaluate.jitter import Jitter
 from avatar.evaluate.landmark_distance import LandmarkDistance
 
 MAX_PSNR: Final = 100.0
@@ -111,14 +112,18 @@ def _blur_inside(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
 
 
 def gradient_magnitude(image: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
-    """Length of the luma gradient per pixel (BT.709 weights, central differences), in units of 0..1 per pixel."""
-    luma = image @ np.array([0.2126, 0.7152, 0.0722], dtype=image.dtype)
-    down, right = np.gradient(luma)
+    """Length of the luma gradient per pixel (central differences), in units of 0..1 per pixel."""
+    down, right = np.gradient(luma_of(image))
     return np.hypot(down, right)
 
 
+def luma_of(image: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
+    """Brightness with BT.709 weights, 0..1."""
+    return image @ np.array([0.2126, 0.7152, 0.0722], dtype=image.dtype)
+
+
 class Scores:
-    """Accumulates the scores of a clip one frame at a time; holds sums, never frames.
+    """Accumulates the scores of a clip one frame at a time; holds sums and the last two frames.
 
     Frames are rounded to 8 bits before they are scored, so that anyone can recompute the numbers from the saved
     pictures.
@@ -133,14 +138,25 @@ class Scores:
         self._pixels = np.zeros(len(REGIONS))
         self._gradient = np.zeros(len(REGIONS))
         self._true_gradient = np.zeros(len(REGIONS))
+        self._crop_error, self._crop_pixels = 0.0, 0
+        self._jitter, self._number = Jitter(), -1
 
-    def add(self, frame: Frame, truth: Frame, labels: UInt8[np.ndarray, "H W"]) -> float:
+    def add(
+        self,
+        frame: Frame,
+        truth: Frame,
+        labels: UInt8[np.ndarray, "H W"],
+        mouth_box: tuple[int, int, int, int] | None = None,
+        number: int | None = None,
+    ) -> float:
         """Scores one frame and returns its PSNR in dB.
 
         Args:
             frame: the rendering, uint8 or float 0..1 (what lies outside is clipped).
             truth: the clip's own frame, uint8 or float 0..1.
             labels: region label (`conventions.REGION_*`) of each pixel of the true frame.
+            mouth_box: left, top, right, bottom (exclusive) of the crop around the lips (`dataset.mouth_box`).
+            number: frame number in the clip; None follows the frame before.
 
         Raises:
             ValueError: the two pictures differ in size, or a label is not a region.
@@ -151,7 +167,15 @@ class Scores:
         image, true = frame8.astype(np.float32) / 255, truth8.astype(np.float32) / 255
         self._psnr.append(psnr(image, true))
         self._ssim.append(ssim(image, true))
-        self._squared_error += _per_region(np.square(image - true).mean(axis=2), labels)
+        squared = np.square(image - true).mean(axis=2)
+        self._squared_error += _per_region(squared, labels)
+        if mouth_box is not None:
+            left, top, right, bottom = mouth_box
+            crop = squared[top:bottom, left:right]
+            self._crop_error += float(crop.sum(dtype=np.float64))
+            self._crop_pixels += crop.size
+        self._number = self._number + 1 if number is None else number
+        self._jitter.add(self._number, luma_of(image), luma_of(true), np.isin(labels, (REGION_HEAD, REGION_MOUTH)))
         self._pixels += _per_region(np.ones(labels.shape, np.float32), labels)
         self._gradient += _per_region(gradient_magnitude(image), labels)
         self._true_gradient += _per_region(gradient_magnitude(true), labels)
@@ -164,7 +188,9 @@ class Scores:
 
         Returns:
             ``psnr`` (dB, mean of per-frame values), ``ssim`` (mean of per-frame values), ``background``, ``torso``,
-            ``head``, ``mouth`` (dB of the squared error pooled over all frames; None for a region never seen),
+            ``head``, ``mouth`` (dB of the squared error pooled over all frames; None for a region never seen; ``mouth``
+            is the inside of the lips), ``mouth_crop`` (dB of the box around the lips, pooled likewise; None without
+            boxes), ``jitter`` (of the head, see `jitter`: ``error`` in levels of 255, ``ratio``),
             ``error_share`` (region -> share of all squared error, sums to 1), ``sharpness`` (region -> mean gradient,
             rendered / true; 1 is as sharp as the clip, below is blurred; also ``frame``), ``lmd`` (px or None),
             ``frames``, ``per_frame`` (PSNR list), ``per_frame_ssim``, ``notes`` (sentences about what could not be
@@ -179,6 +205,8 @@ class Scores:
         for index, name in enumerate(REGIONS):
             pixels = self._pixels[index]
             scores[name] = psnr_from_mse(self._squared_error[index] / pixels) if pixels else None
+        scores["mouth_crop"] = psnr_from_mse(self._crop_error / self._crop_pixels) if self._crop_pixels else None
+        scores["jitter"] = self._jitter.result()
         total = self._squared_error.sum()
         scores["error_share"] = {
             name: float(error / total) if total else 0.0

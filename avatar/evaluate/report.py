@@ -24,16 +24,17 @@ SCHEMA = 1
 def report_dict(report: Report) -> dict[str, Any]:
     """The report as JSON-ready values; what could not be measured is None.
 
-    Top level, of the tracked row: ``psnr`` (dB, mean over frames), ``ssim``, ``head``, ``mouth``, ``torso``,
-    ``background`` (dB, squared error pooled over frames), ``lmd`` (px), ``sharpness`` (region -> ratio),
-    ``error_share`` (region -> share), ``frames`` (number scored). Of the fit: ``seconds_fit``, ``seconds`` (stage ->
-    s), ``device``, ``settings``. Then ``schema``, ``name``, ``size`` (px), ``rows`` (row -> the same scores with
-    ``per_frame`` and ``per_frame_ssim``), ``times`` (s, of the scored frames), ``speech`` (coefficient scores or None),
+    Top level, of the tracked row: ``psnr`` (dB, mean over frames), ``ssim``, ``head``, ``mouth`` (inside the lips),
+    ``torso``, ``background`` and ``mouth_crop`` (the box around the lips; dB, squared error pooled over frames),
+    ``lmd`` (px), ``sharpness`` (region -> ratio), ``jitter`` (``error`` in levels of 255, ``ratio``), ``error_share``
+    (region -> share), ``frames`` (number scored). Of the fit: ``seconds_fit``, ``seconds`` (stage -> s), ``device``,
+    ``settings``. Then ``schema``, ``name``, ``size`` (px), ``rows`` (row -> the same scores with ``per_frame`` and
+    ``per_frame_ssim``), ``times`` (s, of the scored frames), ``speech`` (coefficient scores or None),
     ``curves``, ``motion``, ``speech_curves`` (lists of plots with their series), ``findings``, ``facts``,
     ``provenance``. Pictures are only in the page.
     """
     tracked = report.rows["tracked"]
-    keys = ("psnr", "ssim", *reversed(REGIONS), "lmd", "frames", "sharpness", "error_share")
+    keys = ("psnr", "ssim", *reversed(REGIONS), "mouth_crop", "lmd", "frames", "sharpness", "jitter", "error_share")
     values: dict[str, Any] = {"schema": SCHEMA, "name": report.name}
     values |= {key: tracked[key] for key in keys}
     values |= {
@@ -63,9 +64,18 @@ def write_report(report: Report, run_folder: Path) -> tuple[Path, Path]:
     """
     json_path, html_path = run_folder / "report.json", run_folder / "report.html"
     write_json(report, json_path)
-    with replacing(html_path) as partial:
-        partial.write_text(page(report), encoding="utf-8")
+    write_page(report, html_path)
     return json_path, html_path
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Writes the page alone.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_text(page(report), encoding="utf-8")
 
 
 def write_json(report: Report, path: Path) -> None:

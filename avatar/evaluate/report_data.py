@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avatar.conventions import BLENDSHAPES
+from avatar.evaluate.novel import NovelView
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.track import head_angles
 from avatar.types import Finding, Provenance, Track
@@ -83,6 +84,7 @@ class Report:
     """`speech_plots` of the same."""
     frames: tuple[HeldOutFrame, ...] = ()
     mouths: tuple[MouthCrop, ...] = ()
+    novel: tuple[NovelView, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = set(self.rows) - set(ROWS)

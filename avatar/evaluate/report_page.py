@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from avatar.conventions import REGIONS
+from avatar.evaluate.novel import NovelView
 from avatar.evaluate.pictures import ERROR_FULL_SCALE, css_gradient, error_map, jpeg_uri, resized
 from avatar.evaluate.report_data import ROWS, HeldOutFrame, MouthCrop, Report
 from avatar.evaluate.svg_plot import Plot, Series, line_plot
@@ -21,6 +22,9 @@ PICTURE_PX: Final = 384
 MOUTH_PX: Final = 160
 """Side of an embedded mouth crop; all are scaled to it so that they can be compared."""
 
+NOVEL_PX: Final = 256
+"""Longer side of a picture of the novel sheet."""
+
 MISSING: Final = "–"
 
 ROW_MEANING: Final = {
@@ -28,14 +32,15 @@ ROW_MEANING: Final = {
     "refined": "pose and coefficients also refined against the avatar on the frame itself: what better tracking gives",
     "speech": "mouth motion from the sound alone, the rest tracked; only the mouth can be compared with the clip",
 }
-SPEECH_COLUMNS: Final = ("mouth", "lmd")
+SPEECH_COLUMNS: Final = ("mouth_crop", "mouth", "lmd")
 """What a speech-driven frame can be judged by: its lips need not be the clip's pixel for pixel elsewhere."""
 
 COLUMNS: Final = {
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
     "head": ("head", 2),
-    "mouth": ("mouth", 2),
+    "mouth_crop": ("mouth crop", 2),
+    "mouth": ("inside lips", 2),
     "torso": ("torso", 2),
     "background": ("backdrop", 2),
     "lmd": ("LMD px", 2),
@@ -51,6 +56,7 @@ def page(report: Report) -> str:
         _findings(report.findings),
         _frames(report.frames),
         _mouths(report.mouths),
+        _novel(report.novel),
         _rows(report),
         _regions(report),
         _speech(report),
@@ -80,15 +86,16 @@ def _headline(report: Report) -> str:
     tiles = [
         ("PSNR", row["psnr"], 1, " dB", f"Likeness of the whole frame. Typical colour error {_rms(row['psnr'])}."),
         ("SSIM", row["ssim"], 3, "", "Structure kept: edges and texture. 1 is identical."),
-        ("Mouth", row["mouth"], 1, " dB", "Likeness inside the lips: teeth, tongue, cavity."),
+        ("Mouth", row["mouth_crop"], 1, " dB", "Likeness of the square around the lips."),
         ("Lip distance", row["lmd"], 2, " px", "How far rendered lips and jaw are from the filmed ones (LMD)."),
-        ("Sharpness", _percent(row["sharpness"]["frame"]), 0, " %", "Detail against the clip: 100 % is as sharp."),
+        ("Sharpness", _percent(row["sharpness"]["head"]), 0, " %", "Detail of the head: 100 % is as sharp as filmed."),
+        ("Jitter", _percent(row["jitter"]["ratio"]), 0, " %", "Trembling of the head: 100 % is what the clip has."),
     ]
     if report.speech is not None:
         heard = report.speech["correlation_mean"]
         tiles.append(("Speech", heard, 2, "", "How closely sound alone moves the mouth as filmed. 1 is exactly."))
     cards = [
-        f"<div class=tile><h3>{escape(name)}</h3><p class=value>{_number(value, digits)}"
+        f"<div class=tile><h3>{escape(name)}</h3><p class=value>{number_text(value, digits)}"
         f"<small>{unit if value is not None else ''}</small></p><p>{escape(meaning)}</p></div>"
         for name, value, digits, unit, meaning in tiles
     ]
@@ -108,7 +115,7 @@ def _findings(findings: Sequence[Finding]) -> str:
     for finding in ordered:
         kind = "warning" if finding.severity == "warning" else "note"
         entries.append(f"<li class={kind}><b>{escape(finding.severity)}</b> {escape(finding.message)}</li>")
-    return _section("About this clip", "", f"<ul class=findings>{''.join(entries)}</ul>")
+    return section("About this clip", "", f"<ul class=findings>{''.join(entries)}</ul>")
 
 
 def _frames(frames: Sequence[HeldOutFrame]) -> str:
@@ -120,7 +127,7 @@ def _frames(frames: Sequence[HeldOutFrame]) -> str:
         pictures = (("clip", shown.truth), ("avatar", shown.rendering), ("error", error))
         cells = ""
         for kind, picture in pictures:
-            embedded = _picture(picture, PICTURE_PX, f"{kind}, frame {shown.frame}")
+            embedded = picture_tag(picture, PICTURE_PX, f"{kind}, frame {shown.frame}")
             cells += f"<figure>{embedded}<figcaption>{kind}</figcaption></figure>"
         caption = f"{escape(shown.label)} <span>frame {shown.frame}, {shown.psnr:.1f} dB</span>"
         rows.append(f"<h3 class=caption>{caption}</h3><div class=triple>{cells}</div>")
@@ -129,7 +136,7 @@ def _frames(frames: Sequence[HeldOutFrame]) -> str:
         f"<span>{ERROR_FULL_SCALE} of 255 levels and more</span></p>"
     )
     intro = f"Clip, avatar, and the mean error of each pixel, amplified {255 // ERROR_FULL_SCALE} times."
-    return _section("Held-out frames", intro, legend + "".join(rows))
+    return section("Held-out frames", intro, legend + "".join(rows))
 
 
 def _mouths(mouths: Sequence[MouthCrop]) -> str:
@@ -145,13 +152,25 @@ def _mouths(mouths: Sequence[MouthCrop]) -> str:
     body = "".join(
         f"<tr><th>{kind}</th>"
         + "".join(
-            f"<td>{MISSING if crop is None else _picture(crop, MOUTH_PX, f'mouth, {kind}, frame {m.frame}')}</td>"
+            f"<td>{MISSING if crop is None else picture_tag(crop, MOUTH_PX, f'mouth, {kind}, frame {m.frame}')}</td>"
             for m, crop in zip(mouths, crops, strict=True)
         )
         + "</tr>"
         for kind, crops in kinds
     )
-    return _section("Mouth", "The same square of the same frames.", _wide(f'<table class="sheet">{head}{body}</table>'))
+    return section("Mouth", "The same square of the same frames.", wide(f'<table class="sheet">{head}{body}</table>'))
+
+
+def _novel(views: Sequence[NovelView]) -> str:
+    if not views:
+        return ""
+    cells = "".join(
+        f"<figure>{picture_tag(view.rendering, NOVEL_PX, view.label)}"
+        f"<figcaption><b>{escape(view.label)}</b> {escape(view.detail)}</figcaption></figure>"
+        for view in views
+    )
+    intro = "Turns and expressions beyond the clip: nothing to score against, but nothing may tear, smear or explode."
+    return section("Beyond the clip", intro, f"<div class=novel>{cells}</div>")
 
 
 def _rows(report: Report) -> str:
@@ -160,7 +179,7 @@ def _rows(report: Report) -> str:
     body = []
     for name in shown:
         cells = [
-            MISSING if name == "speech" and key not in SPEECH_COLUMNS else _number(report.rows[name][key], digits)
+            MISSING if name == "speech" and key not in SPEECH_COLUMNS else number_text(report.rows[name][key], digits)
             for key, (_, digits) in COLUMNS.items()
         ]
         body.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
@@ -168,10 +187,11 @@ def _rows(report: Report) -> str:
     notes = dict.fromkeys(note for name in shown for note in report.rows[name].get("notes", ()))
     remarks = "".join(f"<p class=remark>{escape(note)}.</p>" for note in notes)
     plots = _per_frame_plot(report, "PSNR", "per_frame", "dB") + _per_frame_plot(report, "SSIM", "per_frame_ssim", "")
-    table = _wide(f'<table class="numbers">{head}{"".join(body)}</table>')
-    return _section(
+    table = wide(f'<table class="numbers">{head}{"".join(body)}</table>')
+    return section(
         "Scores",
-        "dB of full frames is the mean over frames; of regions, of the error pooled over all frames.",
+        "dB of full frames is the mean over frames; of regions, of the error pooled over all frames."
+        " The mouth crop is the square around the lips.",
         f"{table}{remarks}<dl class=meanings>{meanings}</dl><div class=plots>{plots}</div>",
     )
 
@@ -192,13 +212,13 @@ def _regions(report: Report) -> str:
         share = 100 * row["error_share"][name]
         sharp = _percent(row["sharpness"][name])
         bar = f'<span class=bar><i style="width:{share:.1f}%"></i></span><em>{share:.0f} %</em>'
-        cells = (_number(row[name], 2), f"{_number(sharp, 0)}{'' if sharp is None else ' %'}")
+        cells = (number_text(row[name], 2), f"{number_text(sharp, 0)}{'' if sharp is None else ' %'}")
         body.append(
             f"<tr><th>{COLUMNS[name][0]}</th>{''.join(f'<td>{c}</td>' for c in cells)}<td class=share>{bar}</td></tr>"
         )
     head = "<tr><th></th><th>PSNR dB</th><th>sharpness</th><th>share of error</th></tr>"
     intro = "Where the remaining error sits, and where detail is lost."
-    return _section("Regions", intro, _wide(f'<table class="numbers">{head}{"".join(body)}</table>'))
+    return section("Regions", intro, wide(f'<table class="numbers">{head}{"".join(body)}</table>'))
 
 
 def _speech(report: Report) -> str:
@@ -206,27 +226,28 @@ def _speech(report: Report) -> str:
         return ""
     scores = report.speech
     found: Mapping[str, float] = scores["correlation"]
+    gain = number_text(_percent(scores["gain"]), 0)
     facts = (
-        ("mean correlation", _number(scores["correlation_mean"], 2)),
+        ("mean correlation", number_text(scores["correlation_mean"], 2)),
         ("coefficients that move", str(scores["active"])),
-        ("mean absolute error", _number(scores["mae"], 3)),
-        ("size of the motion", f"{_number(_percent(scores['gain']), 0)} %" if scores["gain"] is not None else MISSING),
+        ("mean absolute error", number_text(scores["mae"], 3)),
+        ("size of the motion", MISSING if scores["gain"] is None else f"{gain} %"),
     )
     entries = "".join(
         f'<li><span>{escape(name)}</span><span class=bar><i style="width:{100 * max(value, 0.0):.0f}%"></i></span>'
-        f"<b>{_number(value, 2)}</b></li>"
+        f"<b>{number_text(value, 2)}</b></li>"
         for name, value in sorted(found.items(), key=lambda entry: -entry[1])
     )
     intro = "Coefficients from sound alone against the tracked ones, on the held-out part."
     plots = "".join(line_plot(plot) for plot in report.speech_curves)
     body = f"{_facts(facts)}<ul class=bars>{entries}</ul><div class=plots>{plots}</div>"
-    return _section("Speech", intro, body)
+    return section("Speech", intro, body)
 
 
 def _plots(title: str, intro: str, plots: Sequence[Plot]) -> str:
     if not plots:
         return ""
-    return _section(title, intro, f"<div class=plots>{''.join(line_plot(plot) for plot in plots)}</div>")
+    return section(title, intro, f"<div class=plots>{''.join(line_plot(plot) for plot in plots)}</div>")
 
 
 def _timings(report: Report) -> str:
@@ -237,7 +258,7 @@ def _timings(report: Report) -> str:
         for stage, seconds in report.seconds.items()
     )
     intro = f"{_duration(report.seconds_fit)} in all, on {escape(report.device)}."
-    return _section("Where the time went", intro, f"<ul class=bars>{entries}</ul>")
+    return section("Where the time went", intro, f"<ul class=bars>{entries}</ul>")
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -258,10 +279,11 @@ def _provenance(report: Report) -> str:
         *((name, str(value)) for name, value in report.facts.items()),
         ("consent", source.consent),
     ]
-    return _section("Provenance", "", _facts(facts))
+    return section("Provenance", "", _facts(facts))
 
 
-def _section(title: str, intro: str, body: str) -> str:
+def section(title: str, intro: str, body: str) -> str:
+    """A part of the page under its heading; `title` is escaped, the rest is HTML."""
     return f"<section><h2>{escape(title)}</h2>{f'<p class=intro>{intro}</p>' if intro else ''}{body}</section>"
 
 
@@ -269,12 +291,13 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
     return "<dl class=facts>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
 
 
-def _wide(table: str) -> str:
+def wide(table: str) -> str:
     """A table that scrolls sideways inside itself on a narrow screen."""
     return f"<div class=wide>{table}</div>"
 
 
-def _picture(image: np.ndarray, side: int, description: str) -> str:
+def picture_tag(image: np.ndarray, side: int, description: str) -> str:
+    """The picture as an ``<img>`` of at most `side` px (mouths of exactly `MOUTH_PX`)."""
     smaller = resized(image, side) if max(image.shape[:2]) > side or side == MOUTH_PX else image
     height, width = smaller.shape[:2]
     return f'<img src="{jpeg_uri(smaller)}" width="{width}" height="{height}" alt="{escape(description)}">'
@@ -288,7 +311,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _number(value: float | None, digits: int) -> str:
+def number_text(value: float | None, digits: int) -> str:
+    """A number with a real minus sign, or a dash."""
     return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 

@@ -18,6 +18,9 @@ B.basis_rest             K N 11        int8      quats 4, log_scales 3, colors 3
 B.basis_steps            K N           float16   ... this times the column's unit (`model.gaussians.BASIS_UNITS`)
 drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
+limits.B.features        2 D           float32   lowest and highest driver feature, and basis weight, that pass
+limits.B.weights         2 K           float32   unchanged, see limits; without them nothing is limited
+limits.B.radius          1             float32   largest common distance of the weights that passes unchanged
 backdrop                 H W 3         uint8     what is behind the person
 person.*, speech.*                               statistics of the person's motion; audio-to-expression model
 motion.times             T             float64   s; the clip's own motion (files of early versions lack motion.*)
@@ -113,6 +116,8 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
         tensors |= packed_bases(name, branch.bases.detach())
     for prefix, module in (("drivers", model.drivers), ("features", model.features)):
         tensors |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
+    for name in BRANCHES:
+        tensors |= {f"limits.{name}.{k}": v.float() for k, v in model.branch_limits(name).to_tensors().items()}
     tensors["backdrop"] = model.backdrop.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
     tensors |= extra
     save_tensors(path, tensors, {"avatar": metadata.to_json()})
@@ -218,6 +223,10 @@ def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
     model = AvatarModel(camera, branches, DriverFeatures(), plate.float() / 255.0, metadata.hidden)
     for prefix, module in (("drivers.", model.drivers), ("features.", model.features)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    for name in BRANCHES:
+        prefix = f"limits.{name}."
+        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        model.branch_limits(name).load_tensors(found, model.features.width(name), model.branch(name).basis_count)
     return model.eval().requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from avatar.conventions import BRANCHES
 from avatar.dataset import MotionBatch
 from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
+from avatar.model.limits import BranchLimits
 from avatar.model.motion import BasisWeights, DriverFeatures
 from avatar.types import Camera
 
@@ -33,6 +34,7 @@ class AvatarModel(nn.Module):
         self.drivers = nn.ModuleDict(
             {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
         )
+        self.limits = nn.ModuleDict({name: BranchLimits() for name in BRANCHES})
         self.backdrop = nn.Parameter(backdrop.clone())
         self.rasterizer = "auto"
         """Backend of `avatar.raster.draw`."""
@@ -47,10 +49,26 @@ class AvatarModel(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
+    def branch_limits(self, name: str) -> BranchLimits:
+        limits = self.limits[name]
+        assert isinstance(limits, BranchLimits)
+        return limits
+
     def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B K"]]:
-        """Basis weights per branch."""
+        """Basis weights per branch; motion beyond the clip's own is limited softly, see `limits`."""
         features = self.features(motion)
-        return {name: self.drivers[name](features[name]) for name in BRANCHES}
+        weights = {}
+        for name in BRANCHES:
+            limits = self.branch_limits(name)
+            weights[name] = limits.limited_weights(self.drivers[name](limits.features(features[name])))
+        return weights
+
+    def measure_limits(self, motion: MotionBatch) -> None:
+        """Takes the ranges of the clip's own motion, when training is over; until then nothing is limited."""
+        features = self.features(motion)
+        for name in BRANCHES:
+            with torch.no_grad():
+                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]))
 
     def backdrop_at(self, camera: Camera) -> Float[Tensor, "H W 3"]:
         """The plate at the size of a camera's picture (area average down, bilinear up)."""

@@ -197,3 +197,53 @@ def test_representative_frames_show_the_worst_too():
     chosen = representative_frames([30.0, 20.0, 25.0, 40.0, 35.0])
     assert chosen == {"best": 3, "median": 0, "worst": 1}
     assert representative_frames([30.0]) == {"best": 0}
+
+
+def test_mouth_crop_pools_the_error_of_the_boxes():
+    truth, light = pair(noise=0.02)
+    _, heavy = pair(noise=0.2)
+    labels = quarters(*truth.shape[:2])
+    scores = Scores()
+    scores.add(light, truth, labels, (10, 5, 30, 25))
+    scores.add(heavy, truth, labels, (12, 5, 20, 15))  # counts for fewer pixels
+    images, true = [to_uint8(image) / 255 for image in (light, heavy)], to_uint8(truth) / 255
+    errors = [np.square(images[0] - true)[5:25, 10:30].ravel(), np.square(images[1] - true)[5:15, 12:20].ravel()]
+    assert scores.result()["mouth_crop"] == pytest.approx(-10 * np.log10(np.concatenate(errors).mean()), abs=1e-4)
+    without = Scores()
+    without.add(light, truth, labels)
+    assert without.result()["mouth_crop"] is None
+
+
+def moving(frames: int, tremble: float, height: int = 32, width: int = 40) -> list[np.ndarray]:
+    """A soft bar that drifts evenly to the right, and trembles by `tremble` px from frame to frame."""
+    x = np.arange(width)
+    centres = [10 + 0.7 * k + tremble * (-1) ** k for k in range(frames)]
+    rows = [np.exp(-(((x - c) / 4) ** 2)) for c in centres]
+    return [np.repeat(np.repeat(row[None, :, None], height, 0), 3, 2) for row in rows]
+
+
+def jitter_of(images: list[np.ndarray], truth: list[np.ndarray], numbers: list[int]) -> dict:
+    labels = np.full(truth[0].shape[:2], REGION_HEAD, np.uint8)
+    scores = Scores()
+    for image, true, number in zip(images, truth, numbers, strict=True):
+        scores.add(image, true, labels, number=number)
+    return scores.result()["jitter"]
+
+
+def test_jitter_tells_trembling_from_even_motion():
+    steady, numbers = moving(8, 0.0), list(range(8))
+    same, little, much = (jitter_of(moving(8, t), steady, numbers) for t in (0.0, 0.1, 0.5))
+    assert same["error"] == 0.0 and same["ratio"] == pytest.approx(1.0)
+    assert 1 < little["error"] < much["error"] and 1 < little["ratio"] < much["ratio"]
+    stiff = jitter_of(moving(8, 0.1), moving(8, 0.5), numbers)
+    assert stiff["ratio"] < 1
+
+
+def test_jitter_is_the_formula_and_knows_gaps():
+    truth, image = moving(4, 0.0), moving(4, 0.3)
+    quarter = [to_uint8(v)[..., 0] / 255 for v in image], [to_uint8(v)[..., 0] / 255 for v in truth]
+    ours, true = (np.stack([v[k] - 2 * v[k + 1] + v[k + 2] for k in range(2)]) for v in quarter)
+    found = jitter_of(image, truth, [5, 6, 7, 8])
+    assert found["error"] == pytest.approx(255 * np.sqrt(np.square(ours - true).mean()), rel=1e-4)
+    assert found["ratio"] == pytest.approx(np.sqrt(np.square(ours).mean() / np.square(true).mean()), rel=1e-4)
+    assert jitter_of(image, truth, [5, 6, 8, 9]) == {"error": None, "ratio": None}
