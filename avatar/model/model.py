@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avatar.config import MotionField
 from avatar.conventions import BRANCHES
 from avatar.dataset import MotionBatch
 from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
+from avatar.model.hashgrid import HashField
 from avatar.model.motion import BasisWeights, DriverFeatures
 from avatar.types import Camera
 
@@ -25,13 +27,19 @@ class AvatarModel(nn.Module):
         features: DriverFeatures,
         backdrop: Float[Tensor, "H W 3"],
         hidden: int,
+        motion: MotionField = "basis",
     ) -> None:
         super().__init__()
         self.camera = camera
         self.branches = nn.ModuleDict({name: branches[name] for name in BRANCHES})
         self.features = features
         self.drivers = nn.ModuleDict(
-            {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
+            {
+                name: HashField(features.width(name))
+                if motion == "hashgrid"
+                else BasisWeights(features.width(name), branches[name].basis_count, hidden)
+                for name in BRANCHES
+            }
         )
         self.backdrop = nn.Parameter(backdrop.clone())
         self.rasterizer = "auto"
@@ -47,8 +55,13 @@ class AvatarModel(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
+    @property
+    def fields(self) -> dict[str, HashField]:
+        """The `hashgrid` fields by branch; empty for `basis`."""
+        return {name: driver for name, driver in self.drivers.items() if isinstance(driver, HashField)}
+
     def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B K"]]:
-        """Basis weights per branch."""
+        """Basis weights per branch, of a model with `basis` motion."""
         features = self.features(motion)
         return {name: self.drivers[name](features[name]) for name in BRANCHES}
 
@@ -79,7 +92,7 @@ class AvatarModel(nn.Module):
             with_coverage, grad_sink: as in `compose`.
         """
         camera = camera or self.camera
-        weights = self.weights(motion)
-        gaussians = {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
+        features = self.features(motion)
+        gaussians = {name: self.drivers[name].moving(self.branch(name), features[name]) for name in BRANCHES}
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)
