@@ -84,10 +84,14 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
     """Writes the file, whole or not at all.
 
     Args:
+        model: one with linear bases (a `hashgrid` is baked first, see `model.bake`).
         extra: tensors of the speech model and the person's statistics, under ``speech.`` and ``person.``.
     Raises:
         UserError: the place cannot be written.
+        ValueError: a `hashgrid` that is not baked.
     """
+    if model.fields:
+        raise ValueError("a file holds linear bases; bake the hashgrid first")
     tensors: dict[str, Tensor] = {}
     for name in BRANCHES:
         branch = model.branch(name)

@@ -55,6 +55,12 @@ class AvatarModel(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
+    def driver(self, name: str) -> BasisWeights | HashField:
+        """The branch's motion field."""
+        driver = self.drivers[name]
+        assert isinstance(driver, BasisWeights | HashField)
+        return driver
+
     @property
     def fields(self) -> dict[str, HashField]:
         """The `hashgrid` fields by branch; empty for `basis`."""
@@ -93,6 +99,6 @@ class AvatarModel(nn.Module):
         """
         camera = camera or self.camera
         features = self.features(motion)
-        gaussians = {name: self.drivers[name].moving(self.branch(name), features[name]) for name in BRANCHES}
+        gaussians = {name: self.driver(name).moving(self.branch(name), features[name]) for name in BRANCHES}
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

@@ -184,6 +184,8 @@ def test_a_finished_fit_is_an_avatar_with_bases_that_a_file_holds(tmp_path, fram
         model.camera, Provenance("c.mp4", "0" * 64, "1", "2026-01-01T00:00:00+00:00"), 25.0,
         reference_pose={"camera_from_head": pose, "camera_from_torso": pose}, hidden=CONFIG.model.driver_hidden,
     )  # fmt: skip
+    with pytest.raises(ValueError, match="bake the hashgrid first"):
+        save_avatar(tmp_path / "x.avatar", initial_model(frames, CONFIG.model, 0), header, {})
     save_avatar(tmp_path / "x.avatar", model, header, {})
     again, _, _ = load_avatar_file(tmp_path / "x.avatar")
     motion = frames.motion_of(torch.tensor([0, 5]))
