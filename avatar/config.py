@@ -85,8 +85,10 @@ class RateConfig:
     basis_decay: float = 0.02
     """Decoupled weight decay of the bases (AdamW, Loshchilov and Hutter 2019): motion that nothing asks for fades."""
     drivers: float = 2e-3
-    hash_tables: float = 1e-2
-    """Of the `hashgrid`'s encoding (Müller et al. 2022, section 4)."""
+    hash_tables: float = 2e-2
+    """Of the `hashgrid`'s encoding."""
+    hash_layers: float = 6e-3
+    """Of its MLPs. A third of this and half of `hash_tables` cost 0.35 dB after 800 steps."""
     backdrop: float = 2e-3
     corrections: float = 1e-3
     final_fraction: float = 0.05

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 PARAMETER_GROUPS = (
     "means", "quats", "log_scales", "opacity_logits", "colors", "skin_logits", "bases", "drivers", "hash_tables",
-    "backdrop", "corrections",
+    "hash_layers", "backdrop", "corrections",
 )  # fmt: skip
 
 
