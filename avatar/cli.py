@@ -136,11 +136,22 @@ class Drive:
     video: Path | None = None
     """Motion instead of speech: another video of anyone, whose head and expression are followed."""
     pose: str = "generated"
-    """With speech: 'generated' (in the person's manner) or 'fixed' head motion."""
+    """With speech: 'generated' (in the person's manner) or 'fixed' head motion, or a CSV or JSON track with head
+    rotation."""
     gain: float = 1.0
     """With speech: how far the mouth moves, 1 is the person's own."""
+    emotion: str = ""
+    """With speech: for example happy:0.6,surprised:0.2; also sad, angry, afraid, disgusted."""
+    style: Path | None = None
+    """With speech: a track (CSV or JSON) of someone whose rest and range of expression are taken on."""
+    edit: Path | None = None
+    """JSON track that sets the coefficients it names at the times it names; null leaves one alone."""
+    blink: bool = True
+    """With speech: blinks at the person's own rate."""
+    gaze: str = "generated"
+    """With speech: 'generated' (in the person's manner), 'camera' (at the viewer) or 'fixed' (in the head)."""
     seed: int = 0
-    """With speech: another number gives other blinks and head motion."""
+    """With speech: another number gives other blinks, glances and head motion."""
     size: int | None = None
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None
@@ -154,6 +165,94 @@ class Drive:
 
         limit_threads()
         print(drive(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, reporter=Reporter()))
+        return 0
+
+
+@dataclass
+class Export:
+    """Write an avatar in a format that other programs read."""
+
+    avatar: Positional[Path]
+    """The .avatar file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder to write into."""
+    format: str = "player"
+    """player: a page that plays in any browser, offline; ply, spz: splats; glb: splats with morph targets."""
+    track: bool = False
+    """Instead: the person's own motion as Live Link Face CSV and JSON."""
+    single_file: bool = False
+    """player: everything in one HTML file."""
+    float_bases: bool = False
+    """player: motion bases in float32: exact, several times larger."""
+    runtime: Path | None = None
+    """player: folder of the npm package onnxruntime-web (default: where the set-up puts it)."""
+    expression: tuple[str, ...] = ()
+    """Formats that hold one expression: coefficients as NAME=VALUE, for example jawOpen=0.5."""
+
+    def run(self) -> int:
+        from avatar.export import ExportOptions, export, export_track, expression
+        from avatar.pipeline import limit_threads
+
+        limit_threads()
+        if self.track:
+            for path in export_track(self.avatar, self.output):
+                print(path)
+            return 0
+        options = ExportOptions(
+            name=self.avatar.stem,
+            avatar_path=self.avatar,
+            coefficients=expression(self.expression),
+            single_file=self.single_file,
+            float_bases=self.float_bases,
+            runtime=self.runtime,
+            reporter=Reporter(),
+        )
+        for path in export(self.avatar, self.output, self.format, options):
+            print(path)
+        return 0
+
+
+@dataclass
+class View:
+    """Look at an avatar in the browser: sliders, playback, views; or at a fit while it runs."""
+
+    avatar: Positional[Path]
+    """The .avatar file, or the run folder of a fit."""
+    play: Path | None = None
+    """What it opens with: a sound file to say, or a motion track (CSV or JSON)."""
+    port: int | None = None
+    """Default: the first free one from 8080 on."""
+    host: str = "127.0.0.1"
+    """Address to listen at. The default is reached from this machine only; 0.0.0.0 from everywhere."""
+
+    def run(self) -> int:
+        from avatar.viewing import view
+
+        try:
+            view(self.avatar, self.host, self.port, self.play, Reporter())
+        except KeyboardInterrupt:
+            return 0
+        return 0
+
+
+@dataclass
+class Play:
+    """Serve an exported player on localhost and print its address; Ctrl-C ends it."""
+
+    folder: Positional[Path]
+    """What `avatar export` wrote."""
+    port: int = 8090
+    """Port to serve on; 0 takes any free one."""
+
+    def run(self) -> int:
+        from avatar.export.serve import player_server
+
+        with player_server(self.folder, self.port) as server:
+            print(server.address, flush=True)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                return 0
         return 0
 
 
@@ -197,6 +296,9 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations at run time
     Annotated[Track, tyro.conf.subcommand("track")],
     Annotated[Eval, tyro.conf.subcommand("eval")],
     Annotated[Drive, tyro.conf.subcommand("drive")],
+    Annotated[Export, tyro.conf.subcommand("export")],
+    Annotated[View, tyro.conf.subcommand("view")],
+    Annotated[Play, tyro.conf.subcommand("play")],
     Annotated[Bench, tyro.conf.subcommand("bench")],
     Annotated[Doctor, tyro.conf.subcommand("doctor")],
 ]

@@ -72,6 +72,8 @@ def doctor() -> list[Check]:
         ("face tracking", _mediapipe),
         ("sound", _sound),
         ("TensorBoard", _tensorboard),
+        ("viewer", _viewer),
+        ("player's speech", _player_speech),
         ("presets", _presets),
         ("CUDA device", _cuda),
         ("CUDA rasterizer", _cuda_kernels),
@@ -228,6 +230,19 @@ def _sound() -> Check:
 
 def _tensorboard() -> Check:
     return _package("TensorBoard", "tensorboard", MISSING, "training curves while a fit runs")
+
+
+def _viewer() -> Check:
+    return _package("viewer", "viser", MISSING, "avatar view")
+
+
+def _player_speech() -> Check:
+    name = "player's speech"
+    absent = [package for package in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(package)]
+    if absent:
+        detail = f"without {', '.join(absent)}: an exported player moves, but does not speak from sound"
+        return Check(name, OPTIONAL, detail, "pip install 'avatar[onnx]'")
+    return Check(name, OK, f"onnx {_version('onnx')}, onnxruntime {_version('onnxruntime')}")
 
 
 def _presets() -> Check:

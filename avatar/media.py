@@ -87,6 +87,38 @@ def read_speech(path: Path) -> Float32[np.ndarray, " S"]:
         raise UserError(f"{path} has no sound track; give a file with speech in it.")
     if len(speech) == 0:
         raise UserError(f"{path} has a sound track without any readable sound; give another recording.")
+    return _checked_speech(speech, path)
+
+
+def speech_blocks(path: Path) -> Iterator[Float32[np.ndarray, " S"]]:
+    """`read_speech` piece by piece, in constant memory whatever the length of the sound.
+
+    Raises UserError, while iterating, for the same reasons."""
+    path, some = Path(path), False
+    with open_media(path, "sound") as container:
+        stream = container.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            raise UserError(f"{path} has no sound track; give a file with speech in it.")
+        stream.thread_type = "AUTO"
+        timeline = _SoundTimeline(None)
+        for frame in tolerant_frames(container, stream):
+            timeline.add(frame)
+            if timeline.waiting > SAMPLE_RATE:
+                some = True
+                yield _checked_speech(timeline.take(), path)
+        rest = timeline.finish()
+    if len(rest) == 0 and not some:
+        raise UserError(f"{path} has a sound track without any readable sound; give another recording.")
+    yield _checked_speech(rest, path)
+
+
+def sound_seconds(path: Path) -> float | None:
+    """How long a media file says it is; None where it does not say. Raises UserError where it is no media file."""
+    with open_media(path, "sound") as container:
+        return None if container.duration is None else container.duration / 1_000_000  # AV_TIME_BASE
+
+
+def _checked_speech(speech: Float32[np.ndarray, " S"], path: Path) -> Float32[np.ndarray, " S"]:
     if not np.isfinite(speech).all():
         raise UserError(f"{path} holds samples that are not numbers (NaN or infinite); export the sound again.")
     return np.clip(speech, -1, 1)
@@ -168,8 +200,19 @@ class _SoundTimeline:
 
     def finish(self) -> np.ndarray:
         self._flush()
+        return self.take()
+
+    @property
+    def waiting(self) -> int:
+        """Samples that `take` would give."""
+        return sum(map(len, self._chunks)) - self._cut
+
+    def take(self) -> np.ndarray:
+        """What was laid out since the last time."""
         samples = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
-        return np.ascontiguousarray(samples[self._cut :], dtype=np.float32)
+        cut = min(self._cut, len(samples))
+        self._chunks, self._cut = [], self._cut - cut
+        return np.ascontiguousarray(samples[cut:], dtype=np.float32)
 
     def _reach(self, time: float) -> None:
         """Fills up with silence until `time`, if sound is missing there."""
@@ -215,7 +258,9 @@ class VideoWriter:
                 writer.add(frame)
 
     `fps` is the constant frame rate, or None when each frame comes with its own time in seconds. `audio` is mono
-    float32 at SAMPLE_RATE, sample 0 at the first frame. `crf` is x264's quality (lower is better, 18 hardly visible).
+    float32 at SAMPLE_RATE, sample 0 at the first frame; where it is not known in advance, start with what there is
+    (possibly nothing) and go on with `add_sound`, ahead of the frames it belongs to.
+    `crf` is x264's quality (lower is better, 18 hardly visible).
     Frames of odd size get their last row or column repeated, because 4:2:0 video has even sides. Leaving the `with`
     by an exception removes what was written. Raises UserError where the file cannot be written."""
 
@@ -233,7 +278,7 @@ class VideoWriter:
             raise UserError(f"Cannot write video to {self.path}: it is a folder; add a file name.")
         self._partial = self.path.with_name(f".{self.path.stem}.partial-{os.getpid()}.mp4")
         self._rate = None if fps is None else _frame_rate(fps)
-        self._sound = None if audio is None or len(audio) == 0 else np.clip(np.nan_to_num(audio), -1, 1)
+        self._sound = None if audio is None else _playable(audio)
         self._crf = crf
         self._container: Any = None
         self._video: Any = None
@@ -241,7 +286,7 @@ class VideoWriter:
         self._converter: Any = None
         self._shape: tuple[int, ...] = ()
         self._last_tick = -1
-        self._sound_done = 0
+        self._sound_done = 0  # samples written; `_sound` begins there
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -251,6 +296,12 @@ class VideoWriter:
             self.close()
         else:
             self.abandon()
+
+    def add_sound(self, samples: Float32[np.ndarray, " S"]) -> None:
+        """Appends sound to the `audio` that the writer was made with."""
+        if self._sound is None:
+            raise ValueError("a writer made without audio takes no sound")
+        self._sound = np.concatenate([self._sound, _playable(samples)])
 
     def add(self, frame: UInt8[np.ndarray, "H W 3"], time: float | int | None = None) -> None:
         """Appends an RGB frame; `time` in seconds, increasing, is needed when the writer has no `fps`."""
@@ -327,12 +378,23 @@ class VideoWriter:
         if self._sound is None:
             return
         step = self._audio.codec_context.frame_size or 1024
-        while self._sound_done < min(len(self._sound), until_seconds * SAMPLE_RATE):
-            chunk = self._sound[self._sound_done : self._sound_done + step].astype(np.float32)
+        ending = until_seconds == float("inf")
+        at = 0
+        # Only the last frame of sound may be short.
+        while self._sound_done < until_seconds * SAMPLE_RATE and (at + step <= len(self._sound) or ending):
+            chunk = self._sound[at : at + step].astype(np.float32)
+            if len(chunk) == 0:
+                break
             frame = AudioFrame.from_ndarray(chunk[None], format="fltp", layout="mono")
             frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), self._sound_done
             self._container.mux(self._audio.encode(frame))
             self._sound_done += len(chunk)
+            at += len(chunk)
+        self._sound = self._sound[at:]
+
+
+def _playable(samples: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, " S"]:
+    return np.clip(np.nan_to_num(samples), -1, 1).astype(np.float32)
 
 
 def write_video(
@@ -348,7 +410,7 @@ def write_video(
     One frame is in memory at a time. See `VideoWriter` for `audio`, `crf` and errors."""
     if (fps is None) == (times is None):
         raise ValueError("give either fps or times")
-    with VideoWriter(path, fps, audio, crf) as writer:
+    with VideoWriter(path, fps, None if audio is None or len(audio) == 0 else audio, crf) as writer:
         if times is None:
             for frame in frames:
                 writer.add(frame)

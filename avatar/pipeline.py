@@ -28,7 +28,7 @@ from avatar.evaluate.report import Report, write_report
 from avatar.evaluate.report_data import motion_plots
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
-from avatar.model import Avatar, AvatarModel, Metadata, baked, initial_model
+from avatar.model import Avatar, AvatarModel, Metadata, baked, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
 from avatar.raster import check_backend
 from avatar.run_folder import RunFolder, open_run
@@ -100,7 +100,13 @@ def fit(
         trainer = train_stage(frames, run, resume, reporter)
         model, motion_facts = finished_model(trainer, reporter)
     finished = trainer.step >= config.train.steps
-    avatar = Avatar(model, new_metadata(run, capture, track), person_statistics(track), None)
+    avatar = Avatar(
+        model,
+        new_metadata(run, capture, track),
+        person_statistics(track),
+        speech=None,
+        motion=own_motion(track),
+    )
     if not finished:
         avatar.save(run.avatar)
         run.save()

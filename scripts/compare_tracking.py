@@ -1,6 +1,6 @@
 """Measures what the tracking is worth: the same fit with this project's tracking and with raw MediaPipe output.
 
-    python scripts/compare_tracking.py CLIP [CLIP ...] --teacher face_landmarker.task --out DIR [--preset quick]
+    python scripts/compare_tracking.py CLIP [CLIP ...] --teacher face_landmarker.task --out DIR [--size PX] [--steps N]
 
 *Raw* takes head pose (facial transformation matrix) and the 52 coefficients of every frame from Google's Face
 Landmarker as they come, with the camera it assumes; regions, backdrop and the torso's motion in the picture are the
@@ -47,6 +47,8 @@ class Options:
     """Preset of the fits."""
     steps: int | None = None
     """Training steps (default: the preset's)."""
+    size: int | None = None
+    """Side of the frames in pixels (default: the preset's)."""
 
 
 def raw_track(capture: Capture, track: Track, teacher: Path) -> Track:
@@ -115,6 +117,8 @@ def main(options: Options) -> None:
     config = dataclasses.replace(config, speech=dataclasses.replace(config.speech, enabled=False))
     if options.steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=options.steps))
+    if options.size is not None:
+        config = dataclasses.replace(config, size=options.size)
     reporter = Reporter()
     for clip in options.clips:
         ours = fitted(clip, options.out / f"{clip.stem}.ours", config, None, reporter)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from avatar.config import BranchConfig, ModelConfig
 from avatar.conventions import REGION_BACKGROUND, REGION_HEAD, REGION_MOUTH, REGION_TORSO
 from avatar.types import Camera, Capture, Crop, Track
 
@@ -114,7 +116,57 @@ def synthetic_person(tmp_path: Path, frames: int = 22, size: int = 48) -> tuple[
     return capture, track
 
 
+@pytest.fixture(scope="session")
+def make_person() -> Callable[..., tuple[Capture, Track]]:
+    """`synthetic_person`, for those who want another length or size."""
+    return synthetic_person
+
+
 @pytest.fixture()
 def person(tmp_path: Path) -> tuple[Capture, Track]:
     """The tiny synthetic person as (Capture, Track)."""
     return synthetic_person(tmp_path)
+
+
+SMALL_MODEL = ModelConfig(
+    face=BranchConfig(300, 6), mouth=BranchConfig(40, 3), torso=BranchConfig(120, 3), driver_hidden=8
+)
+
+
+@pytest.fixture()
+def small_avatar(one_small_avatar):
+    """An `Avatar` of the tiny synthetic person: untrained, but it moves, turns and changes colour with its drivers."""
+    import copy
+
+    return copy.deepcopy(one_small_avatar)
+
+
+@pytest.fixture(scope="session")
+def one_small_avatar(tmp_path_factory: pytest.TempPathFactory):
+    """What `small_avatar` copies, made once."""
+    import torch
+
+    from avatar.dataset import FrameSet
+    from avatar.model import Avatar, Metadata, initial_model, own_motion
+    from avatar.speech import person_statistics
+    from avatar.types import Provenance
+
+    capture, track = synthetic_person(tmp_path_factory.mktemp("person"))
+    model = initial_model(FrameSet(capture, track, torch.device("cpu")), SMALL_MODEL, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for branch in model.branches.values():
+            branch.bases += torch.randn(branch.bases.shape, generator=generator)
+            branch.quats += 0.5 * torch.randn(branch.quats.shape, generator=generator)
+    metadata = Metadata(
+        camera=track.camera,
+        provenance=Provenance("synthetic.mp4", "0" * 64, "1", "2026-01-01T00:00:00+00:00"),
+        fps=25.0,
+        reference_pose={
+            "camera_from_head": track.camera_from_head[0, :3].tolist(),
+            "camera_from_torso": track.camera_from_torso[0, :3].tolist(),
+        },
+        hidden=SMALL_MODEL.driver_hidden,
+    )
+    model.eval().requires_grad_(False)
+    return Avatar(model, metadata, person_statistics(track), None, own_motion(track))

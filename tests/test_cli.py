@@ -13,7 +13,7 @@ from avatar.cli import main
 from avatar.media import write_video
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-VERBS = ("fit", "track", "eval", "drive", "doctor")
+VERBS = ("fit", "track", "eval", "drive", "export", "play", "view", "doctor")
 
 
 def check(name: str, text: str) -> None:
@@ -95,6 +95,15 @@ def cases(tmp: Path) -> dict[str, list[str]]:
         "no_source": ["drive", "damaged.avatar"],
         "two_sources": ["drive", "damaged.avatar", "speech.wav", "--track", "t.csv"],
         "output_is_an_input": ["drive", "damaged.avatar", "noface.mp4", "-o", "noface.mp4"],
+        "export_unknown_format": ["export", "damaged.avatar", "-o", "new", "--format", "doc"],
+        "export_damaged": ["export", "damaged.avatar", "-o", "new"],
+        "export_output_is_a_file": ["export", "damaged.avatar", "-o", "file"],
+        "export_unknown_coefficient": ["export", "damaged.avatar", "-o", "new", "--expression", "smile=1"],
+        "play_nothing": ["play", "other"],
+        "export_track_damaged": ["export", "damaged.avatar", "-o", "new", "--track"],
+        "view_missing": ["view", "none.avatar"],
+        "view_damaged": ["view", "damaged.avatar"],
+        "view_no_run": ["view", "other"],
         "track_no_face": ["track", "noface.mp4"],
     }
 

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
+from avatar.conventions import SAMPLE_RATE
+from avatar.drive.edits import read_track_file
 from avatar.errors import UserError
+from avatar.media import speech_blocks
 from avatar.model import Avatar
-from avatar.speech import following_torso, speech_to_motion
-from avatar.track import head_rotations, read_motion_csv, read_motion_json
+from avatar.speech import SpeechStream, following_torso
+from avatar.speech.features import MINIMUM_SECONDS
+from avatar.track import head_rotations
 from avatar.types import Motion, Track
 
 
-def speech_source(
-    avatar: Avatar, samples: Float[np.ndarray, " S"], fps: float, pose: str, gain: float, seed: int
-) -> Motion:
-    """The avatar says what it hears.
+def speech_source(stream: SpeechStream, path: Path) -> Iterator[tuple[Motion, Float32[np.ndarray, " S"]]]:
+    """A fresh stream says what it hears: motion and the sound read for it, piece by piece in constant memory.
 
-    Args:
-        samples: mono at SAMPLE_RATE.
-        pose: 'generated' or 'fixed' head motion.
-        gain: 1 is the person's own lip amplitude.
     Raises:
-        UserError: the avatar has no speech model, or an argument out of range.
+        UserError: the sound is missing, unusable or too short.
     """
-    if avatar.speech is None:
+    heard = 0
+    for samples in speech_blocks(path):
+        heard += len(samples)
+        yield stream.push(samples), samples
+    if heard < MINIMUM_SECONDS * SAMPLE_RATE:
         raise UserError(
-            "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track or "
-            "--video, or fit a clip with sound."
+            f"The sound of {path} is only {heard / SAMPLE_RATE:.2f} s long; at least {MINIMUM_SECONDS} s is needed."
         )
-    if pose not in ("generated", "fixed"):
-        raise UserError(f"There is no head motion '{pose}'; --pose takes generated or fixed.")
-    if not 0 <= gain <= 3:
-        raise UserError(f"--gain {gain:g} is out of range; choose 0 to 3.")
-    return speech_to_motion(avatar.speech, avatar.person, samples, fps, pose, gain, seed)
+    yield stream.finish(), np.zeros(0, np.float32)
 
 
 def file_source(avatar: Avatar, path: Path, fps: float | None) -> Motion:
@@ -44,12 +42,7 @@ def file_source(avatar: Avatar, path: Path, fps: float | None) -> Motion:
     Raises:
         UserError: unreadable file.
     """
-    if not path.is_file():
-        raise UserError(f"There is no motion file {path}.")
-    if path.suffix.lower() == ".json":
-        times, coefficients, angles = read_motion_json(path)
-    else:
-        times, coefficients, angles = read_motion_csv(path)
+    times, coefficients, angles = read_track_file(path)
     rest = avatar.rest_motion(times)
     head = rest.camera_from_head
     if angles is not None:

@@ -7,6 +7,7 @@ from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
 from avatar.model.initialise import initial_model
 from avatar.model.model import AvatarModel
+from avatar.model.own_motion import own_motion
 
 __all__ = [
     "SUFFIX",
@@ -19,4 +20,5 @@ __all__ = [
     "baked",
     "compose",
     "initial_model",
+    "own_motion",
 ]

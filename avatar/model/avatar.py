@@ -15,7 +15,8 @@ from avatar.dataset import MotionBatch, motion_tensors
 from avatar.errors import UserError
 from avatar.model.file import Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
-from avatar.speech import PersonStatistics, SpeechModel
+from avatar.model.own_motion import motion_from_tensors, motion_to_tensors
+from avatar.speech import PersonStatistics, SpeechControls, SpeechModel, SpeechStream
 from avatar.types import Camera, Motion
 
 FRAMES_AT_ONCE = 4
@@ -35,6 +36,8 @@ class Avatar:
     metadata: Metadata
     person: PersonStatistics
     speech: SpeechModel | None
+    motion: Motion | None = None
+    """The clip's own motion as tracked; None in files of early versions."""
 
     @staticmethod
     def load(path: str | Path) -> Avatar:
@@ -51,11 +54,13 @@ class Avatar:
                 speech = SpeechModel.from_config(metadata.speech)
                 speech.load_state_dict(_under("speech.", extra))
                 speech.eval().requires_grad_(False)
+            motion = motion_from_tensors(_under("motion.", extra))
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(
-                f"{path} is damaged: its motion statistics or speech model cannot be read; fit the clip again."
+                f"{path} is damaged or was made by an older version: its motion statistics or "
+                f"speech model cannot be read; fit the clip again."
             ) from None
-        return Avatar(model, metadata, person, speech)
+        return Avatar(model, metadata, person, speech, motion)
 
     def save(self, path: str | Path) -> None:
         """Writes the file, whole or not at all.
@@ -66,7 +71,25 @@ class Avatar:
         extra = {f"person.{k}": v for k, v in self.person.to_tensors().items()}
         if self.speech is not None:
             extra |= {f"speech.{k}": v for k, v in self.speech.state_dict().items()}
+        if self.motion is not None:
+            extra |= {f"motion.{k}": v for k, v in motion_to_tensors(self.motion).items()}
         save_avatar(Path(path), self.model, self.metadata, extra)
+
+    def stream(self, fps: float | None = None, controls: SpeechControls | None = None) -> SpeechStream:
+        """Speech to motion while it arrives: ``stream.push(samples)`` gives the frames that are complete.
+
+        Args:
+            fps: frames per second; None is the clip's own.
+            controls: amplitude, emotion, head, eyes and seed.
+        Raises:
+            UserError: the avatar has no speech model, or `fps` is out of range.
+        """
+        if self.speech is None:
+            raise UserError(
+                "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track "
+                "or --video, or fit a clip with sound."
+            )
+        return SpeechStream(self.speech, self.person, self.metadata.fps if fps is None else fps, controls)
 
     @property
     def camera(self) -> Camera:

@@ -19,6 +19,9 @@ drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
 backdrop                 H W 3         uint8     what is behind the person
 person.*, speech.*                               statistics of the person's motion; audio-to-expression model
+motion.times             T             float64   s; the clip's own motion (files of early versions lack motion.*)
+motion.coefficients      T 52          uint8     0..255 for 0..1
+motion.head, .torso      T 6           float32   camera_from_*: rotation vector (rad), translation (cm)
 =======================  ============  ========  ==========================================================
 """
 
@@ -85,7 +88,8 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
 
     Args:
         model: one with linear bases (a `hashgrid` is baked first, see `model.bake`).
-        extra: tensors of the speech model and the person's statistics, under ``speech.`` and ``person.``.
+        extra: tensors of the speech model, the person's statistics and the clip's motion, under ``speech.``,
+            ``person.`` and ``motion.``.
     Raises:
         UserError: the place cannot be written.
         ValueError: a `hashgrid` that is not baked.
@@ -106,7 +110,7 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
 
 
 def load_avatar_file(path: Path) -> tuple[AvatarModel, Metadata, dict[str, Tensor]]:
-    """Reads and validates a file: the model, its header, and the ``speech.`` and ``person.`` tensors.
+    """Reads and validates a file: the model, its header, and the tensors of `save_avatar`'s `extra`.
 
     Raises:
         UserError: missing, not an avatar, damaged, or of a newer schema.
@@ -126,7 +130,7 @@ def load_avatar_file(path: Path) -> tuple[AvatarModel, Metadata, dict[str, Tenso
         model = _model(metadata, tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); fit the clip again or restore a copy.") from None
-    extra = {key: value for key, value in tensors.items() if key.startswith(("speech.", "person."))}
+    extra = {key: value for key, value in tensors.items() if key.startswith(("speech.", "person.", "motion."))}
     return model, metadata, extra
 
 

@@ -6,28 +6,36 @@ from pathlib import Path
 
 from avatar.conventions import SAMPLE_RATE
 from avatar.progress import SILENT, Reporter
+from avatar.speech.controls import EMOTIONS, SpeechControls, Style, parse_emotion, style_of
 from avatar.speech.features import MINIMUM_SECONDS, log_mel
 from avatar.speech.files import load_speech, save_speech
 from avatar.speech.model import SpeechModel, SpeechModelConfig
 from avatar.speech.motion import following_torso, predict_mouth, speech_to_motion
 from avatar.speech.offset import IGNORED_SECONDS, estimate_offset
 from avatar.speech.person import PersonStatistics, person_statistics
+from avatar.speech.stream import SpeechStream
 from avatar.speech.train import SpeechTrainConfig, train_speech
 from avatar.types import Capture, SpeechFeatures, Track
 
 __all__ = [
+    "EMOTIONS",
     "PersonStatistics",
+    "SpeechControls",
     "SpeechFeatures",
     "SpeechModel",
     "SpeechModelConfig",
+    "SpeechStream",
     "SpeechTrainConfig",
+    "Style",
     "following_torso",
     "load_speech",
+    "parse_emotion",
     "person_statistics",
     "predict_mouth",
     "save_speech",
     "speech_features",
     "speech_to_motion",
+    "style_of",
     "train_speech",
 ]
 

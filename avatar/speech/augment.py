@@ -92,15 +92,16 @@ class Augmenter:
 
     def _stretch(self, log_mel: Float[Tensor, "T M"], column: Float[Tensor, "E B T2"]) -> Float[Tensor, "E B T2 M"]:
         """Mel power at fractional columns, with the mel axis stretched."""
-        (length, bands), shape = log_mel.shape, column.shape
-        ratio = torch.exp(self._uniform(tuple(shape[:2]), -self.config.vocal_tract, self.config.vocal_tract))
-        band = torch.arange(bands) * ratio[..., None]
-        x = (band / (bands - 1) * 2 - 1)[:, :, None].expand(*shape, bands)
-        y = (column / (length - 1) * 2 - 1)[..., None].expand(*shape, bands)
-        image = log_mel[None, None].expand(shape[0] * shape[1], 1, length, bands)
-        grid = torch.stack([x, y], dim=-1).flatten(0, 1)
-        out = F.grid_sample(image, grid, padding_mode="border", align_corners=True)[:, 0]
-        return (out.exp() - FLOOR).clamp(min=0).unflatten(0, tuple(shape[:2]))
+        (length, bands), c = log_mel.shape, self.config
+        ratio = torch.exp(self._uniform(tuple(column.shape[:2]), -c.vocal_tract, c.vocal_tract))
+        column = column.clamp(0, length - 1)
+        below = column.floor().clamp(max=length - 2).long()
+        share = (column - below)[..., None]
+        rows = log_mel[below] * (1 - share) + log_mel[below + 1] * share  # (E, B, T2, M)
+        # Band j of the variation lies at j * ratio of the recording: a tent around it, the last band beyond the end.
+        at = (torch.arange(bands) * ratio[..., None]).clamp(max=bands - 1)
+        tents = (1 - (at[..., None, :] - torch.arange(bands)[:, None]).abs()).clamp(min=0)  # (E, B, M, M)
+        return ((rows @ tents).exp() - FLOOR).clamp(min=0)
 
     def _colour(self, power: Float[Tensor, "E B T M"]) -> Float[Tensor, "E B T M"]:
         c, shape = self.config, tuple(power.shape[:2])

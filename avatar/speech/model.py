@@ -2,8 +2,9 @@
 
 Several members (each trained on a different part of the clip) live side by side in every weight and their outputs
 are averaged: on minutes of one person a single network overfits, and the members' errors cancel. Beside the
-transformer runs a linear path over coarse log-mel, which no amount of overfitting can hurt; training decides how much
-of each to use.
+transformer runs a memory: kernel regression (Nadaraya 1964; as ridge regression, Saunders et al. 1998) over a window of
+coarse log-mel, whose centres are moments of the person's own clip. On minutes of speech it tells more than the network
+does, and the two together more than either.
 
 Time: two log-mel columns (20 ms) make one token. The network is strictly causal; looking ahead is done by delay:
 after token ``k`` it says what the mouth does at token ``k - look_ahead``. Attention reaches back a fixed number of
@@ -50,14 +51,18 @@ class SpeechModelConfig:
     heads: int = 4
     stem_tokens: int = 3
     """Tokens of log-mel that the first layer sees at once (this one and those before it)."""
-    linear_tokens: int = 14
-    """Tokens that the linear path sees."""
-    linear_bands: int = 16
-    """Bands of the linear path's coarse log-mel."""
+    memory_size: int = 0
+    """Moments of the clip that the memory holds; 0 has none."""
+    memory_tokens: int = 12
+    """Tokens that the memory compares."""
+    memory_bands: int = 16
+    """Bands of the memory's coarse log-mel."""
+    memory_sharpness: float = 0.7
+    """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
     context_tokens: int = 24
     """Tokens an attention layer reaches back to, itself included: 0.48 s."""
-    look_ahead_tokens: int = 5
-    """Tokens of sound heard before the mouth is told: 0.1 s."""
+    look_ahead_tokens: int = 6
+    """Tokens of sound heard before the mouth is told: 0.12 s."""
     mel_mean: float = -6.5
     """Fixed centre of the log-mel input: its mean over speech recorded at usual levels."""
     mel_std: float = 3.0
@@ -72,15 +77,15 @@ class SpeechModelConfig:
     """Mean log-mel above which it does not."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.n_mels % self.linear_bands:
-            raise ValueError("width must be a multiple of heads, and n_mels of linear_bands")
+        if self.width % self.heads or self.n_mels % self.memory_bands:
+            raise ValueError("width must be a multiple of heads, and n_mels of memory_bands")
         if not 0 <= self.look_ahead_tokens / TOKEN_RATE <= MAX_LOOK_AHEAD_SECONDS:
             raise ValueError(f"look_ahead_tokens {self.look_ahead_tokens} is more than {MAX_LOOK_AHEAD_SECONDS} s")
 
     @property
     def history_tokens(self) -> int:
         """Past tokens of log-mel that a stream keeps."""
-        return max(self.stem_tokens, self.linear_tokens, self.gate_tokens + self.gate_ramp_tokens - 1) - 1
+        return max(self.stem_tokens, self.memory_tokens, self.gate_tokens + self.gate_ramp_tokens - 1) - 1
 
 
 class MemberLinear(nn.Module):
@@ -132,6 +137,36 @@ class Block(nn.Module):
         return x + F.dropout(self.down(hidden), dropout, self.training), keys, values
 
 
+class Memory(nn.Module):
+    """Moments of the clip, and what the mouth did there: the more alike a window sounds, the more a moment says."""
+
+    mean: Tensor
+    scale: Tensor
+    centres: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, c: SpeechModelConfig) -> None:
+        super().__init__()
+        inputs = c.memory_tokens * c.memory_bands
+        self.sharpness = c.memory_sharpness
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("centres", torch.zeros(c.memory_size, inputs))
+        self.register_buffer("weight", torch.zeros(c.memory_size, c.outputs))
+        self.register_buffer("bias", torch.zeros(c.outputs))
+
+    def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D"]:
+        """Standardised outputs for windows of `coarse_windows`."""
+        return self.bias + likeness((windows - self.mean) * self.scale, self.centres, self.sharpness) @ self.weight
+
+
+def likeness(a: Float[Tensor, "*B n F"], b: Float[Tensor, "m F"], sharpness: float) -> Float[Tensor, "*B n m"]:
+    """The Gaussian kernel exp(-sharpness |a - b|^2)."""
+    squares = (a**2).sum(-1, keepdim=True) + (b**2).sum(-1) - 2 * a @ b.T
+    return torch.exp(-sharpness * squares.clamp(min=0))
+
+
 @dataclass(frozen=True)
 class StreamState:
     """What a stream remembers between calls; every shape is fixed (L layers, E members, P past tokens)."""
@@ -160,9 +195,9 @@ class SpeechModel(nn.Module):
         self.dropout = dropout
         self.stem = MemberLinear(c.members, c.stem_tokens * COLUMNS_PER_TOKEN * c.n_mels, c.width)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
-        # Both paths start at zero: an untrained model says the person's mean mouth.
+        # Starts at zero: an untrained model says the person's mean mouth.
         self.head = MemberLinear(c.members, c.width, c.outputs, scale=0.0)
-        self.linear = MemberLinear(c.members, c.linear_tokens * c.linear_bands, c.outputs, scale=0.0)
+        self.memory = Memory(c)
         # The person: what z = 0 and z = 1 mean, how much an uncertain average is widened, the mouth in silence, and
         # the plausible range.
         self.register_buffer("target_mean", torch.zeros(c.outputs))
@@ -218,9 +253,9 @@ class SpeechModel(nn.Module):
         n = log_mel.shape[-2] // COLUMNS_PER_TOKEN
         history = self._history(log_mel, state)
         tail = history[..., history.shape[-2] - state.columns.shape[-2] :, :]
+        said = self.memory(coarse_windows(history, n, c)) if c.memory_size else None
         if history.dim() == 3:
             history = history.expand(c.members, *history.shape)
-        z = self.linear(coarse_windows(history, n, c))
         stem = windows(history, n, c.stem_tokens * COLUMNS_PER_TOKEN, COLUMNS_PER_TOKEN)
         x = F.gelu(self.stem(stem))
         distance, blocked = self._reach(n, state.seen)
@@ -229,7 +264,8 @@ class SpeechModel(nn.Module):
             x, k, v = block(x, state.keys[i], state.values[i], distance, blocked, self.dropout)
             keys.append(k[..., n:, :])
             values.append(v[..., n:, :])
-        z = z + self.head(_normalise(x))
+        z = self.head(_normalise(x))
+        z = z if said is None else z + said
         return z, StreamState(tail, torch.stack(keys), torch.stack(values), state.seen + n)
 
     def _history(self, log_mel: Tensor, state: StreamState) -> Tensor:
@@ -304,9 +340,9 @@ def windows(x: Float[Tensor, "*B T C"], n: int, length: int, stride: int) -> Flo
 
 
 def coarse_windows(history: Float[Tensor, "*B T M"], n: int, c: SpeechModelConfig) -> Float[Tensor, "*B n F"]:
-    """Input of the linear path: bands and columns averaged, `linear_tokens` at once; F runs over bands, then tokens."""
-    coarse = history.unflatten(-1, (c.linear_bands, -1)).unflatten(-3, (-1, COLUMNS_PER_TOKEN)).mean((-1, -3))
-    return windows(coarse, n, c.linear_tokens, 1)
+    """Input of the memory: bands and columns averaged, `memory_tokens` at once; F runs over bands, then tokens."""
+    coarse = history.unflatten(-1, (c.memory_bands, -1)).unflatten(-3, (-1, COLUMNS_PER_TOKEN)).mean((-1, -3))
+    return windows(coarse, n, c.memory_tokens, 1)
 
 
 def token_times(column_times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " n"]:

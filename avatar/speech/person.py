@@ -13,6 +13,7 @@ from scipy.signal import find_peaks
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, MOUTH_INDICES
 from avatar.errors import UserError
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rigid, rotvec_from_matrix
+from avatar.speech.offset import mouth_signals
 from avatar.speech.targets import closed_frames, plausible_range
 from avatar.types import Track
 
@@ -44,6 +45,7 @@ _FASTEST_BLINKS = 1.0  # per second; more is a squint that the tracker cannot de
 # Standard deviations of the averages that take tracking noise off recorded motion, seconds.
 _HEAD_NOISE, _TORSO_NOISE, _FACE_NOISE = 0.06, 0.12, 0.05
 _TORSO_SLOW = 0.4
+_SPEAKING_SECONDS, _SPEAKING_SHARE = 0.4, 0.35
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class PersonStatistics:
     excerpt_torso: Float32[np.ndarray, "T 6"]
     excerpt_face: Float32[np.ndarray, "T F"]
     """Coefficients of FACE_INDICES, blinks taken out."""
+    excerpt_speaking: Float32[np.ndarray, " T"]
+    """1 where the lips were moving as in speech, 0 where they rested for a while."""
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Name -> float tensor."""
@@ -86,6 +90,8 @@ class PersonStatistics:
         Raises:
             KeyError, ValueError: something is missing or of another shape.
         """
+        if "excerpt_speaking" not in tensors:  # files of schema 1 do not tell: everything counts as speaking
+            tensors = tensors | {"excerpt_speaking": torch.ones(len(tensors["excerpt_head"]))}
         arrays = {f.name: tensors[f.name].detach().cpu().numpy() for f in fields(PersonStatistics)}
         rate = float(arrays.pop("blink_rate"))
         rows = len(arrays["excerpt_head"])
@@ -93,7 +99,7 @@ class PersonStatistics:
 
         shapes |= {name: (len(BLENDSHAPES),) for name in ("mean", "std", "low", "high", "rest")}
         shapes |= {"excerpt_head": (rows, 6), "excerpt_torso": (rows, 6), "excerpt_face": (rows, len(FACE_INDICES))}
-        shapes |= {"torso_follows": (2,)}
+        shapes |= {"torso_follows": (2,), "excerpt_speaking": (rows,)}
         for name, shape in shapes.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"person statistics: {name} has shape {arrays[name].shape}, not {shape}")
@@ -131,7 +137,17 @@ def person_statistics(track: Track) -> PersonStatistics:
         excerpt_head=_f32(_resampled(at, times, smoothed(head, times, _HEAD_NOISE))),
         excerpt_torso=_f32(_resampled(at, times, smoothed(torso, times, _TORSO_NOISE))),
         excerpt_face=_f32(_resampled(at, times, smoothed(open_eyes, times, _FACE_NOISE))),
+        excerpt_speaking=_f32(np.interp(at, times, _speaking(times, mouth_signals(track)[frames, 0])).round()),
     )  # fmt: skip
+
+
+def _speaking(times: Float[np.ndarray, " N"], opening: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """1 where the lips keep moving, 0 where they rest: their speed, averaged, against what is usual for this person."""
+    if len(times) < 3:
+        return np.ones(len(times))
+    speed = np.abs(np.gradient(smoothed(opening[:, None], times, _FACE_NOISE)[:, 0], times))
+    busy = smoothed(speed[:, None], times, _SPEAKING_SECONDS)[:, 0]
+    return (busy > _SPEAKING_SHARE * np.percentile(busy, 75)).astype(np.float64)
 
 
 # --- poses ---

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from torch import Tensor
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
@@ -31,6 +31,8 @@ SMALLEST_SPREAD = 0.005
 """Coefficients that move less are not blown up to it."""
 LARGEST_REST = 2.5
 """The resting mouth is at most this many spreads from the mean."""
+CLOSING_SECONDS = 0.12
+"""Lips that shut for a p, b or m are open again about this long before or after."""
 FRAME_GAP_SECONDS = 0.1
 """A token further from a frame has no target."""
 JAW = MOUTH_BLENDSHAPES.index("jawOpen")
@@ -53,6 +55,8 @@ class SpeechTargets:
     """Of each target in the loss; those of the coefficients sum to 1, those of the lips too."""
     known: Bool[np.ndarray, " n"]
     """The face was found at this time."""
+    closing: Bool[np.ndarray, " n"]
+    """The lips are shut for a moment between open ones, as for p, b and m."""
     mean: Float[Tensor, " D"]
     std: Float[Tensor, " D"]
     """What z = 0 and z = 1 of a coefficient mean."""
@@ -86,7 +90,7 @@ def speech_targets(track: Track, times: Float[np.ndarray, " n"]) -> SpeechTarget
     low, high = plausible_range(mouth)
     return SpeechTargets(
         z=_tensor(z), weight=_tensor(weight), rest_z=_tensor(rest.clip(-LARGEST_REST, LARGEST_REST)),
-        known=_known(times, track), mean=_tensor(mean), std=_tensor(std), active=active,
+        known=_known(times, track), closing=_closing(times, track), mean=_tensor(mean), std=_tensor(std), active=active,
         rest=_tensor(mouth[closed].mean(axis=0)), low=_tensor(low), high=_tensor(high),
     )  # fmt: skip
 
@@ -135,9 +139,12 @@ def _lip_components(landmarks: Float[np.ndarray, "N 478 2"]) -> Float[np.ndarray
     return shape @ directions[:kept].T
 
 
-def _without_slow(values: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    slow = gaussian_filter1d(values, SLOW_SECONDS * TOKEN_RATE, axis=0, mode="nearest")
-    return values - slow + values.mean(axis=0)
+def _closing(times: Float[np.ndarray, " n"], track: Track) -> Bool[np.ndarray, " n"]:
+    """From the lips in the picture: among the least open fifth, with the mouth half open shortly before or after."""
+    frames = np.flatnonzero(track.valid & (track.times <= times[-1]))
+    opening = np.interp(times, track.times[frames], mouth_signals(track)[frames, 0])
+    around = maximum_filter1d(opening, 2 * round(CLOSING_SECONDS * TOKEN_RATE) + 1)
+    return (opening <= np.percentile(opening, 20)) & (around > np.median(opening))
 
 
 def _known(times: Float[np.ndarray, " n"], track: Track) -> Bool[np.ndarray, " n"]:

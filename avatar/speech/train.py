@@ -1,8 +1,8 @@
 """Teaches a speech model one person's mouth from one clip.
 
 Each member of the ensemble leaves out its own part of the training clip. What the members say of the parts they left
-out decides when to stop, how much of the linear path to use and how far the average must be widened to keep the
-person's lip amplitude. The clip's held-out end is used for none of this, only for the scores.
+out decides when to stop, how smooth the memory is and how far the average must be widened to keep the person's lip
+amplitude. The clip's held-out end is used for none of this, only for the scores.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from avatar.errors import UserError
 from avatar.progress import SILENT, Reporter
-from avatar.speech.augment import AugmentConfig, Augmenter, equaliser_shapes
+from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.model import (
     COLUMNS_PER_TOKEN,
     TOKEN_RATE,
     SpeechModel,
     SpeechModelConfig,
     coarse_windows,
+    likeness,
     pad_with_silence,
     token_times,
 )
@@ -53,6 +54,8 @@ class SpeechTrainConfig:
     rate: float = 3e-3
     weight_decay: float = 0.05
     dropout: float = 0.2
+    closing_weight: float = 4.0
+    """Of moments at which the lips shut for a p, b or m, beside 1 of others."""
     velocity_weight: float = 0.3
     """Of the error of the change over two tokens."""
     average: float = 0.98
@@ -60,14 +63,15 @@ class SpeechTrainConfig:
     score_every: int = 50
     margin_tokens: int = 10
     """Around a left-out part, not learned from either: what the part's own sound says of its neighbours."""
-    ridges: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
-    """Penalties of the linear path that are tried, in tokens."""
-    linear_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    """Shares of the linear path that are tried."""
+    memory_size: int = 1500
+    """Most moments of the clip that the memory holds."""
+    ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """Smoothness of the memory that is tried: noise of a moment's mouth, relative to its likeness to itself."""
+    memory_share: float = 0.7
+    """Of what is said; the transformer says the rest. Fixed, because minutes of speech cannot tell it surely."""
     tolerance: float = 0.02
-    """The last state that scores within this of the best is kept, with the least of the linear path: the score is no
-    surer than that, and the average of several networks stands more training than each of them shows (Sollich and
-    Krogh 1996)."""
+    """The last state that scores within this of the best is kept: the score is no surer than that, and the average of
+    several networks stands more training than each of them shows (Sollich and Krogh 1996)."""
     largest_gain: float = 4.0
     trusted_correlation: float = 0.3
     """A coefficient predicted worse than this gets a proportionally smaller spread: noise should not move the mouth."""
@@ -80,6 +84,7 @@ class _Lesson:
     log_mel: Float[Tensor, "T M"]
     targets: SpeechTargets
     weights: Float[Tensor, "E n"]
+    """0 where a member may not learn."""
     left_out: Bool[Tensor, "E n"]
 
 
@@ -88,7 +93,6 @@ class _Snapshot:
     """A state of training and what it scores on the left-out parts."""
 
     step: int
-    share: float
     score: float
     weights: dict[str, Tensor]
 
@@ -116,13 +120,12 @@ def train_speech(
     lesson = _lesson(features, track, config, held_out_start)
     with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
         torch.manual_seed(seed)
-        linear = _fit_linear(lesson, config)
-        snapshots = _train(lesson, linear, config, reporter, seed)
+        memory = _fit_memory(lesson, config)
+        snapshots = _train(lesson, memory, config, reporter, seed)
         best = max(s.score for s in snapshots)
-        good_enough = [s for s in snapshots if s.score >= best - config.tolerance]
-        chosen = max(good_enough, key=lambda s: (s.step, -s.share))
-        model, validation = _finished(lesson, linear, chosen, config)
-    scores: dict[str, Any] = {"steps": chosen.step, "linear_share": chosen.share, **validation}
+        chosen = max((s for s in snapshots if s.score >= best - config.tolerance), key=lambda s: s.step)
+        model, validation = _finished(lesson, memory, chosen, config)
+    scores: dict[str, Any] = {"steps": chosen.step, "memory_ridge": memory.ridge, **validation}
     scores |= held_out_scores(model, features, track, held_out_start)
     reporter.say(_summary(scores))
     return model, scores
@@ -151,6 +154,7 @@ def _lesson(features: SpeechFeatures, track: Track, config: SpeechTrainConfig, h
     if known.sum() < MINIMUM_SECONDS * TOKEN_RATE:
         raise UserError(f"The clip has less than {MINIMUM_SECONDS} s of sound with a face to learn speech from.")
     weights, left_out = _folds(known, config)
+    weights = weights * torch.from_numpy(np.where(targets.closing, config.closing_weight, 1.0)).float()
     return _Lesson(torch.from_numpy(features.log_mel[:count]), targets, weights, left_out)
 
 
@@ -171,11 +175,21 @@ def _folds(known: Bool[np.ndarray, " n"], config: SpeechTrainConfig) -> tuple[Te
     return torch.from_numpy((known[None] & ~near).astype(np.float32)), torch.from_numpy(left_out & known[None])
 
 
-# --- the linear path ---
+# --- the memory ---
 
 
-def _linear_inputs(log_mel: Tensor, config: SpeechModelConfig) -> Float[Tensor, "n F"]:
-    """What the linear path sees when it speaks of each token."""
+@dataclass
+class _Remembered:
+    """A memory fitted to the clip, and what it says of each part without having heard it."""
+
+    config: SpeechModelConfig
+    tensors: dict[str, Tensor]
+    said: Float[Tensor, "E n Z"]
+    ridge: float
+
+
+def _windows(log_mel: Tensor, config: SpeechModelConfig) -> Float[Tensor, "n F"]:
+    """What the memory hears when it speaks of each token."""
     probe = SpeechModel(replace(config, members=1, width=config.heads))
     padded = probe.standardise(pad_with_silence(log_mel, config.look_ahead_tokens))
     history = torch.cat([probe.initial_state().columns[0], padded])
@@ -183,36 +197,40 @@ def _linear_inputs(log_mel: Tensor, config: SpeechModelConfig) -> Float[Tensor, 
     return coarse_windows(history, n + config.look_ahead_tokens, config)[config.look_ahead_tokens :]
 
 
-def _colour_penalty(config: SpeechTrainConfig) -> Float[Tensor, "F F"]:
-    """Expected square of what gain and equaliser add to the linear inputs, the augmentation in closed form."""
-    c, augment = config.model, config.augment
-    shapes = equaliser_shapes(c.linear_bands).double()
-    spread = torch.full((len(shapes),), augment.equaliser_db, dtype=torch.float64)
-    spread[0] = math.hypot(augment.equaliser_db, augment.gain_db / math.sqrt(3))  # uniform: half width over sqrt 3
-    directions = shapes * (spread * math.log(10) / 10 / c.mel_std)[:, None]
-    per_input = directions.repeat(1, c.linear_tokens)  # inputs run over bands, then tokens
-    return per_input.T @ per_input
+def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
+    """Kernel ridge regression on a subset of the moments (Smola and Schoelkopf 2000), as smooth as does best on the
+    left-out parts."""
+    known = (lesson.weights.sum(0) > 0).nonzero()[:, 0]
+    chosen = known[torch.linspace(0, len(known) - 1, min(config.memory_size, len(known))).long()]
+    c = replace(config.model, memory_size=len(chosen))
+    x = _windows(lesson.log_mel, c)
+    mean = x[known].mean(0)
+    scale = 1 / (x[known] - mean).square().sum(1).mean().sqrt().clamp(min=1e-6)
+    x = (x - mean) * scale
+    k = likeness(x, x[chosen], c.memory_sharpness).double()
+    centre, y = k[chosen], lesson.targets.z.double()
+    fits = [_solve(k, centre, y, w.double(), config.ridges) for w in lesson.weights]  # each without its part
+    said = [torch.stack([(k @ a + b).float() for a, b in (f[i] for f in fits)]) for i in range(len(config.ridges))]
+    best = max(range(len(config.ridges)), key=lambda i: _validation(said[i], lesson)[0])
+    everything = lesson.weights.amax(0).double()
+    weight, bias = _solve(k, centre, y, everything, config.ridges[best : best + 1])[0]
+    outputs = c.outputs
+    tensors = {
+        "memory.mean": mean, "memory.scale": scale, "memory.centres": x[chosen],
+        "memory.weight": weight[:, :outputs].float(), "memory.bias": bias[:outputs].float(),
+    }  # fmt: skip
+    return _Remembered(c, tensors, said[best], config.ridges[best])
 
 
-def _fit_linear(lesson: _Lesson, config: SpeechTrainConfig) -> tuple[Float[Tensor, "E F Z"], Float[Tensor, "E Z"]]:
-    """Ridge regression per member, with the penalty that does best on the left-out parts."""
-    x = _linear_inputs(lesson.log_mel, config.model).double()
-    y, colour = lesson.targets.z.double(), _colour_penalty(config)
-    fits = []
-    for ridge in config.ridges:
-        weights, biases = [], []
-        for w in lesson.weights.double():
-            mean_x, mean_y = (w @ x) / w.sum(), (w @ y) / w.sum()
-            centred = x - mean_x
-            gram = centred.T @ (w[:, None] * centred) + ridge * torch.eye(x.shape[1]).double() + w.sum() * colour
-            solution = torch.linalg.solve(gram, centred.T @ (w[:, None] * (y - mean_y)))
-            weights.append(solution)
-            biases.append(mean_y - mean_x @ solution)
-        weight, bias = torch.stack(weights), torch.stack(biases)
-        said = x @ weight + bias[:, None]
-        fits.append((_validation(said.float(), lesson)[0], weight.float(), bias.float()))
-    _, weight, bias = max(fits, key=lambda f: f[0])
-    return weight, bias
+def _solve(
+    k: Float[Tensor, "n m"], centre: Float[Tensor, "m m"], y: Float[Tensor, "n Z"], w: Float[Tensor, " n"],
+    ridges: tuple[float, ...],
+) -> list[tuple[Float[Tensor, "m Z"], Float[Tensor, " Z"]]]:  # fmt: skip
+    """Weights and bias for each ridge."""
+    bias = y[w > 0].mean(0)
+    gram, right = k.T @ (w[:, None] * k), k.T @ (w[:, None] * (y - bias))
+    jitter = 1e-6 * len(k) * torch.eye(len(centre)).double()
+    return [(torch.linalg.solve(gram + ridge * centre + jitter, right), bias) for ridge in ridges]
 
 
 @dataclass
@@ -260,7 +278,7 @@ def _validation(z: Float[Tensor, "E n D"], lesson: _Lesson) -> tuple[float, floa
 
 
 def _train(
-    lesson: _Lesson, linear: tuple[Tensor, Tensor], config: SpeechTrainConfig, reporter: Reporter, seed: int
+    lesson: _Lesson, memory: _Remembered, config: SpeechTrainConfig, reporter: Reporter, seed: int
 ) -> list[_Snapshot]:
     """Trains all members at once; a snapshot at the start and after every `score_every` steps."""
     targets = lesson.targets
@@ -269,13 +287,11 @@ def _train(
     steps = config.steps
     if steps is None:
         steps = int(np.clip(STEPS_AT_LEAST + STEPS_PER_SECOND * len(targets.z) / TOKEN_RATE, 0, STEPS_AT_MOST))
-    trained = [p for name, p in model.named_parameters() if not name.startswith("linear.")]
-    kept = [p for name, p in averaged.named_parameters() if not name.startswith("linear.")]
+    trained, kept = list(model.parameters()), list(averaged.parameters())
     optimiser = torch.optim.AdamW(trained, lr=config.rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate_factor(s, steps))
     augment = Augmenter(config.augment, torch.Generator().manual_seed(seed))
-    linear_said = _linear_inputs(lesson.log_mel, config.model) @ linear[0] + linear[1][:, None]
-    snapshots = _snapshots(0, averaged, linear_said, lesson, config)
+    snapshots = [_snapshot(0, averaged, memory, lesson, config)]
     with reporter.bar("Learning the mouth from speech", steps) as bar:
         for step in range(1, steps + 1):
             loss = _loss(model, lesson, augment, config)
@@ -288,8 +304,8 @@ def _train(
                 for slow, fast in zip(kept, trained, strict=True):
                     slow.lerp_(fast, 1 - min(config.average, step / (step + 9)))
             if step % config.score_every == 0 or step == steps:
-                snapshots += _snapshots(step, averaged, linear_said, lesson, config)
-                bar.advance(note=f"left-out parts {max(s.score for s in snapshots if s.step == step):.2f}")
+                snapshots.append(_snapshot(step, averaged, memory, lesson, config))
+                bar.advance(note=f"left-out parts {snapshots[-1].score:.2f}")
             else:
                 bar.advance()
     return snapshots
@@ -326,14 +342,18 @@ def _say(model: SpeechModel, log_mel: Tensor) -> Float[Tensor, "E n D"]:
     return torch.cat(out, dim=1)[:, ahead:]
 
 
-def _snapshots(
-    step: int, averaged: SpeechModel, linear_said: Tensor, lesson: _Lesson, config: SpeechTrainConfig
-) -> list[_Snapshot]:
-    """Both paths mixed in each of the shares, at this step."""
-    said = _say(averaged, lesson.log_mel)
-    shares = config.linear_shares if step else (1.0,)  # untrained, only the linear path says anything
-    weights = {k: v.clone() for k, v in averaged.state_dict().items()}
-    return [_Snapshot(step, a, _validation(said * (1 - a) + linear_said * a, lesson)[0], weights) for a in shares]
+def _snapshot(
+    step: int, averaged: SpeechModel, memory: _Remembered, lesson: _Lesson, config: SpeechTrainConfig
+) -> _Snapshot:
+    weights = {k: v.clone() for k, v in averaged.state_dict().items() if not k.startswith("memory.")}
+    return _Snapshot(step, _validation(_both(averaged, memory, lesson, config), lesson)[0], weights)
+
+
+def _both(
+    network: SpeechModel, memory: _Remembered, lesson: _Lesson, config: SpeechTrainConfig
+) -> Float[Tensor, "E n Z"]:
+    """What transformer and memory say together; each member's memory has not heard the part it left out either."""
+    return _say(network, lesson.log_mel) * (1 - config.memory_share) + memory.said * config.memory_share
 
 
 # --- putting it together ---
@@ -341,23 +361,23 @@ def _snapshots(
 
 @torch.no_grad()
 def _finished(
-    lesson: _Lesson, linear: tuple[Tensor, Tensor], chosen: _Snapshot, config: SpeechTrainConfig
+    lesson: _Lesson, memory: _Remembered, chosen: _Snapshot, config: SpeechTrainConfig
 ) -> tuple[SpeechModel, dict[str, float]]:
-    """The chosen mix as one model of the person, and how it did on the left-out parts."""
-    t, outputs = lesson.targets, config.model.outputs
-    model = SpeechModel(config.model).eval()
-    own = model.state_dict()
-    weights = {k: v for k, v in chosen.weights.items() if k not in _PERSON}
-    weights["head.weight"] = (1 - chosen.share) * weights["head.weight"][..., :outputs]
-    weights["head.bias"] = (1 - chosen.share) * weights["head.bias"][..., :outputs]
-    weights["linear.weight"] = chosen.share * linear[0][..., :outputs]
-    weights["linear.bias"] = chosen.share * linear[1][:, None, :outputs]
-    weights |= {"target_mean": t.mean, "target_std": t.std, "rest": t.rest, "low": t.low, "high": t.high}
-    weights["gain"] = own["gain"]
-    model.load_state_dict({k: v.contiguous() for k, v in weights.items()})
-    said = _say(model, lesson.log_mel)
+    """The chosen state as a model of the person, and how it did on the left-out parts."""
+    t, outputs, share = lesson.targets, config.model.outputs, config.memory_share
+    network = SpeechModel(replace(config.model, outputs=t.z.shape[1])).eval()
+    network.load_state_dict(chosen.weights, strict=False)
+    said = _both(network, memory, lesson, config)
     _, jaw, mouth = _validation(said, lesson)
-    model.gain.copy_(_gain(said, lesson, config))
+    model = SpeechModel(memory.config).eval()
+    weights = {k: v for k, v in chosen.weights.items() if k not in _PERSON}
+    weights["head.weight"] = (1 - share) * weights["head.weight"][..., :outputs]
+    weights["head.bias"] = (1 - share) * weights["head.bias"][..., :outputs]
+    weights |= memory.tensors
+    weights["memory.weight"], weights["memory.bias"] = (share * weights[f"memory.{n}"] for n in ("weight", "bias"))
+    weights |= {"target_mean": t.mean, "target_std": t.std, "rest": t.rest, "low": t.low, "high": t.high}
+    weights["gain"] = _gain(said, lesson, config)[:outputs]
+    model.load_state_dict({k: v.contiguous() for k, v in weights.items()})
     return model, {"validation_jaw": jaw, "validation_mouth": mouth}
 
 

@@ -22,7 +22,7 @@ from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES
 from avatar.errors import UserError, one_line
 from avatar.files import replacing
 from avatar.geometry import euler_from_matrix, matrix_from_euler
-from avatar.types import Track
+from avatar.types import Motion, Track
 
 FACING: Final = np.diag([1.0, -1.0, -1.0])
 """camera_from_head rotation of a head that looks straight into the camera."""
@@ -49,7 +49,7 @@ def head_angles(camera_from_head: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarra
     return euler_from_matrix(FACING @ camera_from_head[:, :3, :3])
 
 
-def track_to_csv(track: Track, path: Path) -> None:
+def track_to_csv(track: Track | Motion, path: Path) -> None:
     """Writes the Live Link Face style CSV (whole or not at all).
 
     Raises:
@@ -67,7 +67,7 @@ def track_to_csv(track: Track, path: Path) -> None:
             writer.writerow([_timecode(float(time), rate), len(numbers), *(f"{v:.6f}" for v in numbers)])
 
 
-def track_to_json(track: Track, path: Path) -> None:
+def track_to_json(track: Track | Motion, path: Path) -> None:
     """Writes the JSON track (whole or not at all).
 
     Raises:

@@ -17,6 +17,8 @@ from avatar.conventions import BRANCHES
 from avatar.errors import UserError, one_line
 from avatar.files import save_tensors
 from avatar.model import AvatarModel, Branch
+from avatar.model.motion import DriverFeatures
+from avatar.types import Camera
 
 if TYPE_CHECKING:
     from avatar.train.loop import Trainer
@@ -63,6 +65,29 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
         raise UserError(
             f"The checkpoint {path} is damaged ({one_line(error)}); run again without --resume to start over."
         ) from None
+
+
+def checkpoint_model(path: Path, camera: Camera, hidden: int) -> AvatarModel:
+    """Only the model of a checkpoint, to look at.
+
+    Args:
+        camera, hidden: the run's own.
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = [key for key in file.keys() if key.startswith("model.")]  # noqa: SIM118
+            tensors = _under("model.", {key: file.get_tensor(key) for key in keys})
+        shapes = {name: tensors[f"branches.{name}.bases"].shape for name in BRANCHES}
+        branches = {name: Branch(shape[1], shape[0]) for name, shape in shapes.items()}
+        hashed = any(".encoding." in key for key in tensors)
+        motion = "hashgrid" if hashed else "basis"
+        model = AvatarModel(camera, branches, DriverFeatures(), tensors["backdrop"], hidden, motion)
+        model.load_state_dict(tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({one_line(error)}).") from None
+    return model.eval().requires_grad_(False)
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:

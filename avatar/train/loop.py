@@ -19,6 +19,7 @@ from avatar.model import AvatarModel
 from avatar.model.gaussians import CANONICAL
 from avatar.progress import SILENT, Bar, Reporter
 from avatar.train.checkpoint import checkpoint_path, save_checkpoint
+from avatar.train.control import Control
 from avatar.train.corrections import Corrections
 from avatar.train.density import adapt
 from avatar.train.losses import training_loss
@@ -70,11 +71,13 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=0.0, eps=1e-15, weight_decay=0.0, fused=True)
 
     def run(self) -> bool:
-        """Trains to the end; False if interrupted by Ctrl-C (the step under way is finished and saved)."""
+        """Trains to the end; False if interrupted by Ctrl-C or told to stop (the step under way is finished and
+        saved)."""
         steps = self.config.train.steps
         monitor = Monitor(self.run_folder, self.step)
+        control = Control(self.run_folder, lambda: save_checkpoint(self, checkpoint_path(self.run_folder)))
         with self.reporter.bar("fitting the avatar", steps, self.step) as bar, _interrupt() as interrupted:
-            while self.step < steps and not interrupted.is_set():
+            while self.step < steps and control.goes_on(interrupted.is_set):
                 terms = self._one_step()
                 self.step += 1
                 self._after_step(terms, bar, monitor)

@@ -10,12 +10,13 @@ import torch
 
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
 from avatar.dataset import FrameSet
-from avatar.drive.refined import refined_track
+from avatar.drive.refined import refined_motion
+from avatar.drive.sources import video_source
 from avatar.model import Avatar, Metadata, initial_model
 from avatar.progress import SILENT
 from avatar.speech import person_statistics
 from avatar.train import Trainer
-from avatar.types import Capture, Provenance, Track
+from avatar.types import Capture, Motion, Provenance, Track
 
 CONFIG = FitConfig(
     model=ModelConfig(face=BranchConfig(300, 6), mouth=BranchConfig(40, 3), torso=BranchConfig(120, 3)),
@@ -48,6 +49,10 @@ def someone(person, tmp_path) -> tuple[Avatar, Capture, Track]:
     return Avatar(model, metadata, person_statistics(track), None), capture, track
 
 
+def motion_of(track: Track) -> Motion:
+    return Motion(track.times, track.coefficients, track.camera_from_head, track.camera_from_torso)
+
+
 def test_the_same_person_is_refined_towards_the_picture(someone) -> None:
     avatar, capture, track = someone
     moved = track.camera_from_head.copy()
@@ -55,7 +60,8 @@ def test_the_same_person_is_refined_towards_the_picture(someone) -> None:
     valid = track.valid.copy()
     valid[5] = False
     wrong = dataclasses.replace(track, camera_from_head=moved, valid=valid)
-    found = refined_track(avatar, capture, wrong, SILENT)
+    clean = dataclasses.replace(track, valid=valid)
+    found = refined_motion(avatar, motion_of(wrong), capture, clean, SILENT)
     away = np.abs(found.camera_from_head[:, 0, 3] - track.camera_from_head[:, 0, 3])
     assert away[valid].mean() < 0.25
     np.testing.assert_array_equal(found.camera_from_head[5], moved[5])  # no face there: nothing to compare with
@@ -64,4 +70,5 @@ def test_the_same_person_is_refined_towards_the_picture(someone) -> None:
 def test_another_person_s_video_is_followed_as_tracked(someone) -> None:
     avatar, capture, track = someone
     stranger = dataclasses.replace(capture, frames=type(capture.frames)(255 - f for f in capture.frames))
-    assert refined_track(avatar, stranger, track, SILENT) is track
+    motion = video_source(avatar, track, None)
+    assert refined_motion(avatar, motion, stranger, track, SILENT) is motion

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avatar.conventions import BLENDSHAPE_INDEX, LANDMARKS, SAMPLE_RATE
+from avatar.speech.model import SILENCE, SpeechModel
 from avatar.types import Camera, Track
 
 
@@ -47,6 +48,20 @@ def talker() -> Callable[..., tuple[np.ndarray, Track]]:
         return samples, _track(times, opened, rounded, random)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def loudness_memory() -> Callable[[SpeechModel], None]:
+    """Gives a model of memory_size 1 a memory of silence alone: z is 2 for loud sound and -1 in silence."""
+
+    def fill(model: SpeechModel) -> None:
+        c = model.config
+        model.memory.centres.fill_(0.1 * (SILENCE - c.mel_mean) / c.mel_std)
+        model.memory.scale.fill_(0.1)
+        model.memory.weight.fill_(-3.0)
+        model.memory.bias.fill_(2.0)
+
+    return fill
 
 
 def _track(times: np.ndarray, opened: np.ndarray, rounded: np.ndarray, random: np.random.Generator) -> Track:

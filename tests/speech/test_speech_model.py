@@ -15,7 +15,7 @@ from avatar.speech.model import (
     token_times,
 )
 
-CONFIG = SpeechModelConfig(members=2, width=16, heads=2)
+CONFIG = SpeechModelConfig(members=2, width=16, heads=2, memory_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,9 @@ def model() -> SpeechModel:
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * 0.2)
+        model.memory.centres.copy_(torch.randn(model.memory.centres.shape, generator=generator))
+        model.memory.weight.copy_(torch.randn(model.memory.weight.shape, generator=generator))
+        model.memory.scale.fill_(0.1)
         model.low.fill_(-100.0)
         model.high.fill_(100.0)
         model.rest.fill_(0.25)
@@ -72,7 +75,7 @@ def test_the_past_is_bounded(model: SpeechModel) -> None:
     long = torch.randn(1, 800, CONFIG.n_mels, generator=torch.Generator().manual_seed(2)) * 2 - 5
     other = long.clone()
     other[:, :200] += 2.0
-    reach = CONFIG.layers * CONFIG.context_tokens + CONFIG.stem_tokens + CONFIG.linear_tokens
+    reach = CONFIG.layers * CONFIG.context_tokens + CONFIG.stem_tokens + CONFIG.memory_tokens
     a, b = model(long)[:, 100 + reach :], model(other)[:, 100 + reach :]
     assert a.shape[1] > 100
     assert (a - b).abs().max() < 1e-5
@@ -91,7 +94,7 @@ def test_silence_brings_the_mouth_to_rest(model: SpeechModel, mel: torch.Tensor)
 def test_outputs_stay_in_the_plausible_range(mel: torch.Tensor) -> None:
     model = SpeechModel(CONFIG).eval()
     with torch.no_grad():
-        model.linear.weight.normal_(std=5.0)
+        model.head.weight.normal_(std=5.0)
     model.low.fill_(0.1)
     model.high.fill_(0.4)
     model.rest.fill_(0.2)

@@ -1,0 +1,168 @@
+"""Measures speech models on clips and voices: the tables of docs/speech.md.
+
+    apt-get install espeak-ng flite
+    python scripts/measure_speech.py RUN_FOLDER [RUN_FOLDER ...]
+
+Each run folder (of `avatar fit`) holds a track and speech features. A model is trained on each as `fit` does, scored on
+its held-out end beside the plainest ways to tell a mouth from sound, and then driven by the other clips' sound and by
+synthetic voices whose phoneme times are known.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from scipy.ndimage import gaussian_filter1d
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from speech_corpus import flite
+from speech_corpus.espeak import Espeak
+from speech_corpus.phonemes import CLOSED, Utterance, segments
+
+from avatar.conventions import HELD_OUT_FRACTION, MOUTH_INDICES, SAMPLE_RATE
+from avatar.speech import SpeechModel, load_speech, train_speech
+from avatar.speech.features import log_mel
+from avatar.speech.model import TOKEN_RATE, token_times
+from avatar.speech.offset import mouth_signals
+from avatar.speech.targets import JAW
+from avatar.track import load_track
+from avatar.types import SpeechFeatures, Track
+
+TEXTS = {
+    "en-us": "Please bring my blue paper bag. Many people are walking slowly along the river, and a bumblebee may "
+    "become a problem. The mayor publicly promised better public buses.",
+    "de": "Guten Morgen, meine Damen und Herren. Heute sprechen wir über das Wetter, die Menschen und eine wunderbare "
+    "Idee. Bitte bleiben Sie beim Bahnhof.",
+    "cmn-latn-pinyin": "ni3 hao3 wo3 men5 jin1 tian1 qu4 shang4 hai3 kan4 peng2 you5 ma1 ma5 mai3 le5 bao1 zi5 he2 pi2 "
+    "jiu3 ming2 bai5 bu4 ping2",
+}
+SPEECH_BANDS = slice(8, 44)
+"""Mel bands of about 300 to 3400 Hz."""
+LARGEST_LEAD = 8
+"""Tokens by which a mouth may open before it sounds."""
+REACH_SECONDS = 0.04
+"""How far outside a p, b or m its closure is looked for."""
+
+
+@dataclass
+class Settings:
+    """What is measured."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    steps: int | None = None
+    """Of the transformer (default: as a fit)."""
+
+
+def main(settings: Settings) -> None:
+    """Prints one block of Markdown per run folder."""
+    clips = {run.name: (load_speech(run / "speech.safetensors"), load_track(run / "track.safetensors"))
+             for run in settings.runs}  # fmt: skip
+    voices = _voices()
+    for name, (features, track) in clips.items():
+        model = _held_out(name, features, track, settings)
+        lead, own = _lead(features, track)
+        print(f"\nown jaw with its sound's envelope: {own:.2f}, {1000 * lead / TOKEN_RATE:.0f} ms before it\n")
+        print("| voice | envelope | spread of own | p, b, m closed | any moment |\n|---|---|---|---|---|")
+        limit, spread = _closed_below(track), float(track.coefficients[track.valid, MOUTH_INDICES[JAW]].std())
+        for other, (sound, _) in clips.items():
+            if other != name:
+                print(_voice_row(other, model, sound.log_mel, lead, spread))
+        for voice, (utterance, arpabet) in voices.items():
+            samples = _at_speech_level(utterance)
+            print(_voice_row(voice, model, log_mel(samples)[0], lead, spread, limit, segments(utterance, arpabet)))
+
+
+def _held_out(name: str, features: SpeechFeatures, track: Track, settings: Settings) -> SpeechModel:
+    from avatar.speech import SpeechTrainConfig
+
+    start, cpu = float(track.times[-1]) * (1 - HELD_OUT_FRACTION), time.process_time()
+    model, scores = train_speech(features, track, SpeechTrainConfig(steps=settings.steps), held_out_start=start)
+    print(f"\n## {name}: {scores['frames']} held-out frames, {scores['active']} active coefficients,"
+          f" {time.process_time() - cpu:.0f} s of processor time\n")  # fmt: skip
+    print("| | jawOpen | mean of active | spread of jawOpen | mean error |\n|---|---|---|---|---|")
+    rows: dict[str, dict[str, Any]] = {"model": scores, **{k: scores[k] for k in ("energy", "nearest", "mean_face")}}
+    for row, s in rows.items():
+        numbers = (s["jaw_correlation"], s["mouth_correlation"], s["lip_spread_ratio"], s["mae"])
+        print(f"| {row} | " + " | ".join(f"{v:.3f}" for v in numbers) + " |")
+    print(f"| left-out parts | {scores['validation_jaw']:.3f} | {scores['validation_mouth']:.3f} | | |")
+    return model
+
+
+def _envelope(mel: np.ndarray) -> np.ndarray:
+    """Syllables of a log-mel, per token: amplitude of the speech bands, smoothed to about 4 Hz."""
+    power = np.exp(mel[:, SPEECH_BANDS]).sum(axis=1)
+    return gaussian_filter1d(np.sqrt(power[: len(power) // 2 * 2].reshape(-1, 2).mean(axis=1)), 2.0)
+
+
+def _lead(features: SpeechFeatures, track: Track) -> tuple[int, float]:
+    """By how many tokens the person's jaw goes before the envelope of their voice, and its correlation there."""
+    envelope = _envelope(features.log_mel)
+    times = token_times(features.times)[: len(envelope)]
+    inside = (times >= track.times[0]) & (times <= track.times[-1])
+    jaw = np.interp(times, track.times, track.coefficients[:, MOUTH_INDICES[JAW]])[inside]
+    found = [_correlation(envelope[inside], jaw, k) for k in range(LARGEST_LEAD)]
+    return int(np.argmax(found)), max(found)
+
+
+def _correlation(envelope: np.ndarray, jaw: np.ndarray, lead: int) -> float:
+    n = min(len(envelope), len(jaw)) - lead
+    return float(np.corrcoef(envelope[lead : lead + n], jaw[:n])[0, 1])
+
+
+def _closed_below(track: Track) -> float:
+    """jawOpen below which the person's lips are closed: nine tenths of the moments at which the opening between the
+    lips dips into its lowest fifth lie there."""
+    opening, jaw = mouth_signals(track)[:, 0], track.coefficients[:, MOUTH_INDICES[JAW]]
+    dips = np.flatnonzero((opening[1:-1] <= opening[:-2]) & (opening[1:-1] <= opening[2:])) + 1
+    dips = dips[opening[dips] < np.percentile(opening, 20)]
+    return float(np.percentile(jaw[dips], 90))
+
+
+def _voices() -> dict[str, tuple[Utterance, bool]]:
+    espeak = Espeak()
+    out = {f"espeak-ng {v}": (espeak.speak(t, v, 150, 50, 50), False) for v, t in TEXTS.items()}
+    for voice, pitch in (("slt", 180.0), ("rms", 105.0)):
+        out[f"flite {voice}"] = (flite.speak(TEXTS["en-us"], voice, 1.1, pitch), True)
+    return out
+
+
+def _at_speech_level(utterance: Utterance) -> np.ndarray:
+    import soxr
+
+    samples = soxr.resample(utterance.samples, utterance.rate, SAMPLE_RATE)
+    return (samples * 0.06 / np.sqrt(np.mean(samples**2))).astype(np.float32)
+
+
+def _voice_row(
+    voice: str, model: SpeechModel, mel: np.ndarray, lead: int, spread: float, limit: float = 0.0,
+    parts: list[tuple[int, float, float]] | None = None,
+) -> str:  # fmt: skip
+    with torch.no_grad():
+        jaw = model(torch.from_numpy(mel)[None])[0].numpy()[:, JAW]
+    closed, anywhere = "", ""
+    if parts is not None:
+        times = np.arange(len(jaw)) / TOKEN_RATE
+        asked = [(a, b) for c, a, b in parts if c in CLOSED]
+        closed = f"{np.mean([_dips(jaw, times, a, b, limit) for a, b in asked]):.2f} of {len(asked)}"
+        length = float(np.mean([b - a for a, b in asked]))
+        moments = np.linspace(0.3, times[-1] - 0.3, 200)
+        anywhere = f"{np.mean([_dips(jaw, times, m, m + length, limit) for m in moments]):.2f}"
+    numbers = f"{_correlation(_envelope(mel), jaw, lead):.2f} | {jaw.std() / spread:.2f}"
+    return f"| {voice} | {numbers} | {closed} | {anywhere} |"
+
+
+def _dips(jaw: np.ndarray, times: np.ndarray, start: float, end: float, limit: float) -> bool:
+    return bool(jaw[(times >= start - REACH_SECONDS) & (times <= end + REACH_SECONDS)].min() <= limit)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,1 @@
+"""Speech with known phonemes from free synthesizers, for `pretrain_speech.py`."""
