@@ -57,7 +57,7 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
     model = AvatarModel(frames.camera, branches, features, backdrop, config.driver_hidden, config.motion)
     for name, field in model.fields.items():
         field.place(branches[name].means, frames.device)
-    driver = model.driver("face")
+    driver = model.drivers["face"]
     if config.geometric_prior and isinstance(driver, BasisWeights):
         apply_geometric_prior(
             model.branch("face"), driver, features, landmark_prior(), frames.track.neutral, frames.motion

@@ -14,6 +14,7 @@ from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
 from avatar.model.hashgrid import HashField
 from avatar.model.motion import BasisWeights, DriverFeatures
+from avatar.raster import MovingGaussians
 from avatar.types import Camera
 
 
@@ -55,12 +56,6 @@ class AvatarModel(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
-    def driver(self, name: str) -> BasisWeights | HashField:
-        """The branch's motion field."""
-        driver = self.drivers[name]
-        assert isinstance(driver, BasisWeights | HashField)
-        return driver
-
     @property
     def fields(self) -> dict[str, HashField]:
         """The `hashgrid` fields by branch; empty for `basis`."""
@@ -70,6 +65,14 @@ class AvatarModel(nn.Module):
         """Basis weights per branch, of a model with `basis` motion."""
         features = self.features(motion)
         return {name: self.drivers[name](features[name]) for name in BRANCHES}
+
+    def moving(self, motion: MotionBatch) -> dict[str, MovingGaussians]:
+        """The branches as the rasterizer draws them."""
+        if self.fields:
+            features = self.features(motion)
+            return {name: field.moving(self.branch(name), features[name]) for name, field in self.fields.items()}
+        weights = self.weights(motion)
+        return {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
 
     def backdrop_at(self, camera: Camera) -> Float[Tensor, "H W 3"]:
         """The plate at the size of a camera's picture (area average down, bilinear up)."""
@@ -98,7 +101,6 @@ class AvatarModel(nn.Module):
             with_coverage, grad_sink: as in `compose`.
         """
         camera = camera or self.camera
-        features = self.features(motion)
-        gaussians = {name: self.driver(name).moving(self.branch(name), features[name]) for name in BRANCHES}
+        gaussians = self.moving(motion)
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from avatar.conventions import BRANCHES, MOUTH_INDICES
 from avatar.dataset import MotionBatch
-from avatar.model.gaussians import Branch
-from avatar.raster import MovingGaussians
 
 COEFFICIENT_FLOOR = 0.05
 """Smallest standard deviation by which a coefficient is divided: a coefficient that the clip hardly showed must not
@@ -118,7 +116,3 @@ class BasisWeights(nn.Module):
         """Basis weights, about unit size for the clip's own motion."""
         at_zero = torch.tanh(self.hidden.bias)
         return self.linear(features) + self.out(torch.tanh(self.hidden(features)) - at_zero)
-
-    def moving(self, branch: Branch, features: Float[Tensor, "B D"]) -> MovingGaussians:
-        """A branch as the rasterizer draws it: its own bases, weighted."""
-        return branch.moving(self(features))
