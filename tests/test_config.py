@@ -34,6 +34,7 @@ def test_changes_reach_nested_settings_and_leave_the_rest() -> None:
         ({"train": {"steps": 2.5}}, "'train.steps' must be int"),
         ({"speech": {"enabled": 1}}, "'speech.enabled' must be bool"),
         ({"train": {"steps": True}}, "must be int"),
+        ({"model": {"motion": "splines"}}, "^x: 'model.motion' must be basis or hashgrid, not 'splines'\\.$"),
     ],
 )
 def test_mistakes_name_the_key(values, sentence) -> None:

@@ -1,6 +1,7 @@
 """Stage 5a: the avatar's model, its composite and its file."""
 
 from avatar.model.avatar import Avatar
+from avatar.model.bake import baked
 from avatar.model.compose import Composite, compose
 from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
@@ -16,6 +17,7 @@ __all__ = [
     "Composite",
     "GaussianBatch",
     "Metadata",
+    "baked",
     "compose",
     "initial_model",
     "own_motion",

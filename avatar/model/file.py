@@ -103,11 +103,15 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
     """Writes the file, whole or not at all.
 
     Args:
+        model: one with linear bases (a `hashgrid` is baked first, see `model.bake`).
         extra: tensors of the speech model, the person's statistics and the clip's motion, under ``speech.``,
             ``person.`` and ``motion.``.
     Raises:
         UserError: the place cannot be written.
+        ValueError: a `hashgrid` that is not baked.
     """
+    if model.fields:
+        raise ValueError("a file holds linear bases; bake the hashgrid first")
     tensors: dict[str, Tensor] = {}
     for name in BRANCHES:
         branch = model.branch(name)

@@ -49,14 +49,16 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
     branches = {}
     for name in BRANCHES:
         settings = getattr(config, name)
+        bases = settings.bases if config.motion == "basis" else 0
         count = max(1, round(settings.gaussians * config.start_fraction))
-        branches[name] = Branch.from_init(_branch_init(frames, name, sources, count, rng), settings.bases)
+        branches[name] = Branch.from_init(_branch_init(frames, name, sources, count, rng), bases)
     backdrop = torch.from_numpy(frames.track.backdrop.astype(np.float32) / 255.0)
     torch.manual_seed(seed)  # the drivers' initial weights
-    model = AvatarModel(frames.camera, branches, features, backdrop, config.driver_hidden)
-    if config.geometric_prior:
-        driver = model.drivers["face"]
-        assert isinstance(driver, BasisWeights)
+    model = AvatarModel(frames.camera, branches, features, backdrop, config.driver_hidden, config.motion)
+    for name, field in model.fields.items():
+        field.place(branches[name].means, frames.device)
+    driver = model.drivers["face"]
+    if config.geometric_prior and isinstance(driver, BasisWeights):
         apply_geometric_prior(
             model.branch("face"), driver, features, landmark_prior(), frames.track.neutral, frames.motion
         )

@@ -7,12 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avatar.config import MotionField
 from avatar.conventions import BRANCHES
 from avatar.dataset import MotionBatch
 from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
+from avatar.model.hashgrid import HashField
 from avatar.model.limits import BranchLimits
 from avatar.model.motion import BasisWeights, DriverFeatures
+from avatar.raster import MovingGaussians
 from avatar.types import Camera
 
 
@@ -26,13 +29,19 @@ class AvatarModel(nn.Module):
         features: DriverFeatures,
         backdrop: Float[Tensor, "H W 3"],
         hidden: int,
+        motion: MotionField = "basis",
     ) -> None:
         super().__init__()
         self.camera = camera
         self.branches = nn.ModuleDict({name: branches[name] for name in BRANCHES})
         self.features = features
         self.drivers = nn.ModuleDict(
-            {name: BasisWeights(features.width(name), branches[name].basis_count, hidden) for name in BRANCHES}
+            {
+                name: HashField(features.width(name))
+                if motion == "hashgrid"
+                else BasisWeights(features.width(name), branches[name].basis_count, hidden)
+                for name in BRANCHES
+            }
         )
         self.limits = nn.ModuleDict({name: BranchLimits() for name in BRANCHES})
         self.backdrop = nn.Parameter(backdrop.clone())
@@ -49,13 +58,19 @@ class AvatarModel(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
+    @property
+    def fields(self) -> dict[str, HashField]:
+        """The `hashgrid` fields by branch; empty for `basis`."""
+        return {name: driver for name, driver in self.drivers.items() if isinstance(driver, HashField)}
+
     def branch_limits(self, name: str) -> BranchLimits:
         limits = self.limits[name]
         assert isinstance(limits, BranchLimits)
         return limits
 
     def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B K"]]:
-        """Basis weights per branch; motion beyond the clip's own is limited softly, see `limits`."""
+        """Basis weights per branch, of a model with `basis` motion; motion beyond the clip's own is limited softly, see
+        `limits`."""
         features = self.features(motion)
         weights = {}
         for name in BRANCHES:
@@ -69,6 +84,14 @@ class AvatarModel(nn.Module):
         for name in BRANCHES:
             with torch.no_grad():
                 self.branch_limits(name).measure(features[name], self.drivers[name](features[name]))
+
+    def moving(self, motion: MotionBatch) -> dict[str, MovingGaussians]:
+        """The branches as the rasterizer draws them."""
+        if self.fields:
+            features = self.features(motion)
+            return {name: field.moving(self.branch(name), features[name]) for name, field in self.fields.items()}
+        weights = self.weights(motion)
+        return {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
 
     def backdrop_at(self, camera: Camera) -> Float[Tensor, "H W 3"]:
         """The plate at the size of a camera's picture (area average down, bilinear up)."""
@@ -97,7 +120,6 @@ class AvatarModel(nn.Module):
             with_coverage, grad_sink: as in `compose`.
         """
         camera = camera or self.camera
-        weights = self.weights(motion)
-        gaussians = {name: self.branch(name).moving(weights[name]) for name in BRANCHES}
+        gaussians = self.moving(motion)
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

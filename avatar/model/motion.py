@@ -1,4 +1,4 @@
-"""From a driver (coefficients and poses) to basis weights: the `basis` motion field of design section 4."""
+"""What drives the motion (coefficients and poses, normalised), and the `basis` motion field: linear bases, weighted."""
 
 from __future__ import annotations
 

@@ -81,7 +81,9 @@ def checkpoint_model(path: Path, camera: Camera, hidden: int) -> AvatarModel:
             tensors = _under("model.", {key: file.get_tensor(key) for key in keys})
         shapes = {name: tensors[f"branches.{name}.bases"].shape for name in BRANCHES}
         branches = {name: Branch(shape[1], shape[0]) for name, shape in shapes.items()}
-        model = AvatarModel(camera, branches, DriverFeatures(), tensors["backdrop"], hidden)
+        hashed = any(".encoding." in key for key in tensors)
+        motion = "hashgrid" if hashed else "basis"
+        model = AvatarModel(camera, branches, DriverFeatures(), tensors["backdrop"], hidden, motion)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"The checkpoint {path} cannot be read ({one_line(error)}).") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avatar.config import FitConfig
 from avatar.conventions import BRANCHES
@@ -61,7 +61,11 @@ class Trainer:
             groups += [{"name": f"{name}.{k}", "kind": k, "params": [getattr(branch, k)]} for k in CANONICAL]
             decay = self.config.train.rates.basis_decay
             groups.append({"name": f"{name}.bases", "kind": "bases", "params": [branch.bases], "weight_decay": decay})
-        groups.append({"name": "drivers", "kind": "drivers", "params": list(self.model.drivers.parameters())})
+        drivers: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.model.drivers.named_parameters():
+            hashed = "hash_tables" if ".encoding." in name else "hash_layers"
+            drivers.setdefault(hashed if self.model.fields else "drivers", []).append(parameter)
+        groups += [{"name": kind, "kind": kind, "params": parameters} for kind, parameters in drivers.items()]
         groups.append({"name": "backdrop", "kind": "backdrop", "params": [self.model.backdrop]})
         # The tiny eps is 3DGS's: gradients of single Gaussians are far below Adam's default.
         return torch.optim.AdamW(groups, lr=0.0, eps=1e-15, weight_decay=0.0, fused=True)

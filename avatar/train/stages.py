@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PARAMETER_GROUPS = (
-    "means", "quats", "log_scales", "opacity_logits", "colors", "skin_logits", "bases", "drivers", "backdrop",
-    "corrections",
+    "means", "quats", "log_scales", "opacity_logits", "colors", "skin_logits", "bases", "drivers", "hash_tables",
+    "hash_layers", "backdrop", "corrections",
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from avatar.conventions import BRANCHES
 from avatar.dataset import motion_tensors
 from avatar.model import Avatar, compose
 from avatar.raster import MovingGaussians
@@ -41,8 +40,7 @@ def draw(
     """
     model = avatar.model
     motion = motion_tensors(pose.as_motion(), model.backdrop.device)
-    weights = model.weights(motion)
-    gaussians = {name: model.branch(name).moving(weights[name]) for name in BRANCHES}
+    gaussians = model.moving(motion)
     if overlay != "none":
         gaussians = {name: _tinted(name, moving, overlay) for name, moving in gaussians.items()}
     poses = np.stack([view_from_camera @ p for p in (pose.camera_from_head, pose.camera_from_torso)])[None, :, :3]

@@ -32,13 +32,19 @@ def frames(person):
     return FrameSet(*person, torch.device("cpu"))
 
 
+@pytest.fixture(params=["basis", "hashgrid"])
+def config(request) -> FitConfig:
+    """The small fit with each motion field."""
+    return dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, motion=request.param))
+
+
 def trainer(frames, folder, config=CONFIG) -> Trainer:
     folder.mkdir(exist_ok=True)
     return Trainer(frames, initial_model(frames, config.model, 0), config, folder)
 
 
-def test_training_lifts_the_held_out_score_and_logs_it(tmp_path, frames) -> None:
-    t = trainer(frames, tmp_path / "run")
+def test_training_lifts_the_held_out_score_and_logs_it(tmp_path, frames, config) -> None:
+    t = trainer(frames, tmp_path / "run", config)
     before, _ = t.score()
     assert t.run()
     assert t.curve[-1]["psnr"] > before + 2.0
@@ -47,13 +53,13 @@ def test_training_lifts_the_held_out_score_and_logs_it(tmp_path, frames) -> None
     assert t.model.branch("face").count == 300  # grown to its budget
 
 
-def test_resumed_run_ends_with_the_same_bits(tmp_path, frames) -> None:
-    whole = trainer(frames, tmp_path / "whole")
+def test_resumed_run_ends_with_the_same_bits(tmp_path, frames, config) -> None:
+    whole = trainer(frames, tmp_path / "whole", config)
     whole.run()
-    first = trainer(frames, tmp_path / "parts")
+    first = trainer(frames, tmp_path / "parts", config)
     stop_after(first, 24)
     assert not first.run()
-    second = trainer(frames, tmp_path / "parts")
+    second = trainer(frames, tmp_path / "parts", config)
     load_checkpoint(second, checkpoint_path(tmp_path / "parts"))
     assert second.step == 24
     assert second.run()

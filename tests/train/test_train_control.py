@@ -54,11 +54,12 @@ def test_a_paused_fit_can_be_stopped_or_interrupted(tmp_path) -> None:
     assert results == [False, False]
 
 
-@pytest.fixture()
-def trainer(person, tmp_path) -> Trainer:
+@pytest.fixture(params=["basis", "hashgrid"])
+def trainer(request, person, tmp_path) -> Trainer:
     import torch
 
-    sizes = ModelConfig(BranchConfig(60, 3), BranchConfig(20, 2), BranchConfig(40, 2), driver_hidden=4)
+    face, mouth, torso = BranchConfig(60, 3), BranchConfig(20, 2), BranchConfig(40, 2)
+    sizes = ModelConfig(face, mouth, torso, motion=request.param, driver_hidden=4)
     config = FitConfig(model=sizes, train=TrainConfig(steps=40, checkpoint_every=1000, score_every=1000))
     frames = FrameSet(*person, torch.device("cpu"))
     return Trainer(frames, initial_model(frames, sizes, seed=0), config, tmp_path)
