@@ -11,7 +11,7 @@ import torch
 from avatar.bench import bench, scenes
 from avatar.errors import UserError
 
-TINY = (scenes.SceneSize(1000, 32, 1), scenes.SceneSize(2000, 48, 2))
+TINY = (scenes.SceneSize(200, 16, 1), scenes.SceneSize(300, 24, 2))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_every_backend_that_runs_is_measured_on_every_scene(tiny, tmp_path: Path
 
 def test_scenes_are_the_same_from_seed_and_from_file(tmp_path: Path) -> None:
     made = scenes.load_or_make(TINY[1], tmp_path)
-    again, seeded = scenes.load_or_make(TINY[1], tmp_path), scenes.make_scene(2000, 48, 2)
+    again, seeded = scenes.load_or_make(TINY[1], tmp_path), scenes.make_scene(300, 24, 2)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(made, again, seeded, strict=True))
     (tmp_path / f"{TINY[1].name}.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is damaged"):
