@@ -14,9 +14,12 @@ else
   done
 fi
 [ "${#missing[@]}" -eq 0 ] && exit 0
+installed=no
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-elif [ "${1:-}" = tests ]; then
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null && installed=yes
+fi
+[ "$installed" = yes ] && exit 0
+if [ "${1:-}" = tests ]; then
   echo "tests in a browser are skipped without: ${missing[*]} (Debian names)" >&2
 else
   echo "please install: ${missing[*]} (Debian names), e.g. sudo apt-get install ${missing[*]}" >&2
