@@ -13,7 +13,8 @@ from avatar.model import Avatar
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
 from avatar.raster import reference
-from avatar.speech.motion import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS, TORSO_SLOW_SECONDS
+from avatar.speech.manner import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS
+from avatar.speech.motion import TORSO_SLOW_SECONDS
 from avatar.speech.person import BLINK_RATE, EXCERPT_RATE, EYE_COLUMNS, FACE_INDICES
 from avatar.track.exchange import RATES
 
