@@ -4,7 +4,8 @@ Weights of different bases move together and by different amounts, so a basis is
 axes of what the branch really does (the Karhunen-Loeve transform, optimal for a given rate; see Goyal, "Theoretical
 foundations of transform coding", 2001): ``w' = mix @ w`` has unit covariance over typical motion, and the new bases
 are orthogonal and sorted by the visible motion they carry. Then every basis takes the same step, and those that
-hardly move anything cost hardly anything. The drivers' last layer takes `mix` in, so playing costs nothing extra.
+hardly move anything cost hardly anything. The player applies `mix` last: the limits of motion (`avatar.model.limits`)
+are those of the model's own weights.
 """
 
 from __future__ import annotations

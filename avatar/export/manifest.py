@@ -11,6 +11,7 @@ from avatar import __version__
 from avatar.conventions import BLENDSHAPES, BRANCHES, MOUTH_INDICES
 from avatar.model import Avatar
 from avatar.model.gaussians import BASIS_COLUMNS
+from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
 from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
 from avatar.raster import reference
 from avatar.speech.manner import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS
@@ -20,8 +21,9 @@ from avatar.track.exchange import RATES
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "avatar-player"
-VERSION: Final = 1
-"""The player refuses a manifest with a larger number than its own."""
+VERSION: Final = 2
+"""The player refuses a manifest with a larger number than its own. Since 2 the driver gives the model's own weights,
+which are limited and then mixed into those of the stored bases; before, the driver was stored already mixed."""
 
 
 def described(
@@ -48,7 +50,10 @@ def described(
         "rest": avatar.metadata.reference_pose,
         "layers": [_layer(avatar, branch) for branch in BRANCHES],
         "basis_columns": [[key, width] for key, width, _ in BASIS_COLUMNS],
-        "driver": {"rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES)},
+        "driver": {
+            "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
+            "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH, "radius_reach": RADIUS_REACH,
+        },
         "raster": raster_constants(),
         "manner": {
             "rate": EXCERPT_RATE, "stretch_seconds": list(STRETCH_SECONDS), "fade_rate": FADE_RATE,

@@ -110,7 +110,7 @@ def _speech(avatar: Avatar, options: ExportOptions) -> tuple[dict[str, Any] | No
 
 
 def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases, exact: bool) -> None:
-    branch, driver = avatar.model.branch(name), avatar.model.drivers[name]
+    branch = avatar.model.branch(name)
     for key, step in SPLAT_STEPS.items():
         raw = branch.skin_logits.sigmoid() if key == "skin" else getattr(branch, key)
         values = raw.detach().cpu().numpy().reshape(branch.count, -1)
@@ -124,11 +124,11 @@ def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases
     payload.add(BASES, f"{name}.bases.positions", bases.positions)
     payload.add(BASES, f"{name}.bases.rest", bases.rest)
     payload.add(BASES, f"{name}.bases.scale", bases.scale.astype(np.float32))
-    weights = {key: value.detach().double().cpu().numpy() for key, value in driver.state_dict().items()}
-    for key in ("linear.weight", "out.weight"):
-        weights[key] = bases.mix @ weights[key]
-    for key, value in weights.items():
-        payload.add(DRIVERS, f"{name}.{key}", value.astype(np.float32))
+    payload.add(DRIVERS, f"{name}.mix", bases.mix.astype(np.float32))
+    driver = {f"{name}.{key}": value for key, value in avatar.model.drivers[name].state_dict().items()}
+    limits = {f"limits.{name}.{key}": value for key, value in avatar.model.branch_limits(name).to_tensors().items()}
+    for key, value in (driver | limits).items():
+        payload.add(DRIVERS, key, value.detach().cpu().numpy().astype(np.float32))
     if name == BRANCHES[0]:
         for key, value in avatar.model.features.state_dict().items():
             payload.add(DRIVERS, f"features.{key}", value.cpu().numpy().astype(np.float32))

@@ -28,8 +28,8 @@ from avatar.types import Provenance
 
 
 def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400), speech: bool = True) -> Avatar:
-    """An avatar of the synthetic person with random, lively bases and a random small speech model: nothing in it is
-    zero, so every path of the player shows in the picture."""
+    """An avatar of the synthetic person with random, lively bases, limits of its motion and a random small speech
+    model: nothing in it is zero, so every path of the player shows in the picture."""
     capture, track = person
     face, mouth, torso = gaussians
     config = ModelConfig(
@@ -37,7 +37,9 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
         start_fraction=1.0,
     )  # fmt: skip
     random = torch.Generator().manual_seed(0)
-    model = initial_model(FrameSet(capture, track, torch.device("cpu")), config, seed=0)
+    frames = FrameSet(capture, track, torch.device("cpu"))
+    model = initial_model(frames, config, seed=0)
+    model.measure_limits(frames.motion_of(torch.as_tensor(frames.train_indices)))
     with torch.no_grad():
         for name in ("face", "mouth", "torso"):
             branch = model.branch(name)

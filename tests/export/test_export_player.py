@@ -14,13 +14,15 @@ from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError
 from avatar.export import ExportOptions, export, expression
 from avatar.export.bundle import joined
-from avatar.export.compact import compact_bases, head_space_bases, principal_mix, typical_weights
+from avatar.export.compact import compact_bases, exact_bases, head_space_bases, principal_mix, typical_weights
 from avatar.export.manifest import is_player
 from avatar.export.payload import Payload, pack, unpack
+from avatar.export.player import player_files
 from avatar.export.runtime import MODULE, WASM, find_runtime
 from avatar.export.sources import player_sources, source_files
 from avatar.model import Avatar
 from avatar.model.gaussians import BASIS_COLUMNS
+from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
 from avatar.progress import SILENT
 from avatar.raster import reference
 
@@ -111,16 +113,36 @@ def test_the_manifest_declares_every_file_and_repeats_the_conventions(player_fol
     assert "LICENSE" in there and "README.md" in there
 
 
+def stored(files: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """All tensors of a player, by name."""
+    table = json.loads(files["manifest.json"])["tensors"]
+    return {n: unpack(files[e["file"]][e["offset"] : e["offset"] + e["bytes"]], e) for n, e in table.items()}
+
+
 def test_the_order_of_gaussians_is_kept(player_folder, lively):
-    manifest = json.loads((player_folder / "manifest.json").read_text())
-    body = (player_folder / "splats.bin").read_bytes()
-
-    def tensor(name: str) -> np.ndarray:
-        entry = manifest["tensors"][name]
-        return unpack(body[entry["offset"] : entry["offset"] + entry["bytes"]], entry)
-
-    means = tensor("face.means") * tensor("face.means.scale")[:, None] + tensor("face.means.centre")[:, None]
+    found = stored({p.name: p.read_bytes() for p in player_folder.iterdir() if p.is_file()})
+    means = found["face.means"] * found["face.means.scale"][:, None] + found["face.means.centre"][:, None]
     np.testing.assert_allclose(means.T, Avatar.load(lively).model.branch("face").means.detach(), atol=1e-3)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_driver_limits_and_mix_are_stored_apart(silent, exact):
+    someone = Avatar.load(silent)
+    files = player_files(someone, ExportOptions(name="silent", avatar_path=silent, float_bases=exact))
+    driver, found = json.loads(files["manifest.json"])["driver"], stored(files)
+    reaches = [driver[f"{key}_reach"] for key in ("feature", "weight", "radius")]
+    assert reaches == [FEATURE_REACH, WEIGHT_REACH, RADIUS_REACH]
+    for name, bases in (exact_bases(someone) if exact else compact_bases(someone)).items():
+        np.testing.assert_array_equal(found[f"{name}.mix"], bases.mix.astype(np.float32))
+        limits = someone.model.branch_limits(name).to_tensors()
+        assert set(limits) == {"features", "weights", "radius"}
+        for key, bounds in limits.items():
+            np.testing.assert_array_equal(found[f"limits.{name}.{key}"], bounds)
+        for key, value in someone.model.drivers[name].state_dict().items():
+            np.testing.assert_array_equal(found[f"{name}.{key}"], value)
+        someone.model.branch_limits(name).load_tensors({}, 0, 0)
+    files = player_files(someone, ExportOptions(name="silent", avatar_path=silent, float_bases=exact))
+    assert not any(name.startswith("limits.") for name in stored(files))
 
 
 def test_thirty_thousand_gaussians_take_at_most_eight_megabytes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from export_page import Page
 
-from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, MOUTH_BLENDSHAPES, SAMPLE_RATE
+from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, BRANCHES, MOUTH_BLENDSHAPES, SAMPLE_RATE
 from avatar.dataset import motion_tensors
 from avatar.evaluate.metrics import psnr
 from avatar.export import ExportOptions, export
@@ -57,8 +58,24 @@ def someone(lively) -> Avatar:
     return Avatar.load(lively)
 
 
-def likeness(page: Page, someone: Avatar, size: int | None = None) -> list[float]:
-    motion = five_states(someone)
+def beyond_the_clip(someone: Avatar) -> Motion:
+    """What no clip shows: every coefficient at its end, both ways, and one far past it in a head turned too far."""
+    motion = someone.rest_motion(np.arange(4) / 25)
+    coefficients = motion.coefficients.copy()
+    coefficients[0], coefficients[1], coefficients[2, ::2] = 1.0, -1.0, 1.0
+    coefficients[3, BLENDSHAPE_INDEX["jawOpen"]] = 3.0
+    offsets = np.zeros((4, 6))
+    offsets[3] = [0.3, 0.6, -0.2, 2, -1, 3]
+    return Motion(
+        motion.times,
+        coefficients,
+        poses_from_offsets(offsets, someone.person.neutral_head),
+        poses_from_offsets(offsets / 3, someone.person.neutral_torso),
+    )
+
+
+def likeness(page: Page, someone: Avatar, size: int | None = None, motion: Motion | None = None) -> list[float]:
+    motion = motion or five_states(someone)
     drawn = [page.draw(motion, i)[..., :3] / 255 for i in range(len(motion.times))]
     wanted = [picture / 255 for picture in someone.frames(motion, size)]
     return [psnr(a, b) for a, b in zip(drawn, wanted, strict=True)]
@@ -74,6 +91,53 @@ def test_pictures_are_those_of_the_renderer(page, someone):
     resolution(page, 48)  # half the size: other projection, other footprint, plate averaged
     assert min(likeness(page, someone, 48)) > QUANTISED_DB
     assert page.errors == []
+
+
+def test_beyond_the_clip_too_pictures_are_those_of_the_renderer(page, someone):
+    resolution(page, 96)
+    motion = beyond_the_clip(someone)
+    assert min(likeness(page, someone, motion=motion)) > QUANTISED_DB
+    # which says something: without the limits the renderer's own pictures are others
+    free = unlimited(someone)
+    pairs = zip(someone.frames(motion), free.frames(motion), strict=True)
+    assert max(psnr(a / 255, b / 255) for a, b in pairs) < 35
+
+
+def unlimited(someone: Avatar) -> Avatar:
+    """The avatar as before its limits were measured."""
+    free = copy.deepcopy(someone)
+    for name in BRANCHES:
+        free.model.branch_limits(name).load_tensors({}, 0, 0)
+    return free
+
+
+def test_basis_weights_are_those_of_the_model(page, someone):
+    """Within and beyond the clip, with the limits and without; the browser's are undone by its own mix."""
+    motions = [five_states(someone), beyond_the_clip(someone)]
+    states = [
+        [part.ravel().tolist() for part in (m.coefficients[i], m.camera_from_head[i, :3], m.camera_from_torso[i, :3])]
+        for m in motions
+        for i in range(len(m.times))
+    ]
+    found = page.js(
+        """const { Drivers } = await import("./modules/weights.js");
+        const { manifest, tensors } = player.avatar;
+        const kept = Object.entries(tensors).filter(([name]) => !name.startsWith("limits."));
+        const weights = (drivers) => argument.map((state) => drivers.weights(...state).map((w) => [...w]));
+        const mixes = manifest.layers.map(({ name }) => [...tensors[`${name}.mix`].data]);
+        const free = new Drivers({ manifest, tensors: Object.fromEntries(kept) });
+        return [mixes, weights(player.drivers), weights(free)];""",
+        states,
+    )
+    models = (someone.model, unlimited(someone).model)
+    batches = [motion_tensors(motion, torch.device("cpu")) for motion in motions]
+    for model, answers in zip(models, found[1:], strict=True):
+        parts = [model.weights(batch) for batch in batches]
+        for branch, name in enumerate(BRANCHES):
+            wanted = torch.cat([part[name] for part in parts]).numpy()
+            mixed = np.array([answer[branch] for answer in answers])
+            mix = np.reshape(found[0][branch], (wanted.shape[1],) * 2)
+            np.testing.assert_allclose(np.linalg.solve(mix, mixed.T).T, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_transparent_background_leaves_the_person(page, someone):
@@ -97,6 +161,7 @@ def test_float_bases_are_exact(browser, silent, someone, tmp_path):
     try:
         page.ready()
         assert min(likeness(page, someone)) > EXACT_DB
+        assert min(likeness(page, someone, motion=beyond_the_clip(someone))) > EXACT_DB
     finally:
         page.close()
 

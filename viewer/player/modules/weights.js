@@ -1,4 +1,5 @@
-// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py.
+// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py and limits.py, then the mix of
+// avatar/export/compact.py.
 
 import { multiply3, rotationOf, transpose3 } from "./geometry.js";
 
@@ -26,6 +27,8 @@ export class Drivers {
       hidden: data(`${name}.hidden.weight`),
       bias: data(`${name}.hidden.bias`),
       out: data(`${name}.out.weight`),
+      mix: tensors[`${name}.mix`]?.data, // a manifest of version 1 has drivers that give mixed weights, and no limits
+      limits: limitsOf(name, tensors, manifest.driver),
     }));
   }
 
@@ -44,8 +47,15 @@ export class Drivers {
   }
 }
 
+function apply(branch, features) {
+  const { limits, mix, bases } = branch;
+  const weights = limits.weights(driven(branch, limits.features(features)));
+  if (!mix) return Float32Array.from(weights);
+  return Float32Array.from({ length: bases }, (_, row) => weights.reduce((sum, w, k) => sum + mix[row * bases + k] * w, 0));
+}
+
 /** w(d) = L d + out (tanh(H d + b) - tanh(b)). */
-function apply({ bases, linear, hidden, bias, out }, features) {
+function driven({ bases, linear, hidden, bias, out }, features) {
   const d = features.length;
   const active = new Float64Array(bias.length);
   for (let h = 0; h < bias.length; h++) {
@@ -53,7 +63,7 @@ function apply({ bases, linear, hidden, bias, out }, features) {
     for (let i = 0; i < d; i++) sum += hidden[h * d + i] * features[i];
     active[h] = Math.tanh(sum) - Math.tanh(bias[h]);
   }
-  const weights = new Float32Array(bases);
+  const weights = new Float64Array(bases);
   for (let k = 0; k < bases; k++) {
     let sum = 0;
     for (let i = 0; i < d; i++) sum += linear[k * d + i] * features[i];
@@ -61,4 +71,36 @@ function apply({ bases, linear, hidden, bias, out }, features) {
     weights[k] = sum;
   }
   return weights;
+}
+
+/** What keeps a branch near its clip's motion: functions of its driver's features and of the weights these give. */
+function limitsOf(name, tensors, { feature_reach, weight_reach, radius_reach }) {
+  const data = (key) => tensors[`limits.${name}.${key}`]?.data;
+  const [features, weights, radius] = [data("features"), data("weights"), data("radius")];
+  const each = (values, bounds, reach) => (bounds ? values.map((v, i) => softLimit(v, bounds[i], bounds[bounds.length / 2 + i], reach)) : values);
+  return {
+    features: (values) => each(values, features, feature_reach),
+    weights: (values) => {
+      const near = each(values, weights, weight_reach);
+      return weights && radius ? together(near, weights, radius[0], radius_reach) : near;
+    },
+  };
+}
+
+/** Within low..high as it is; an excess e beyond becomes e r / (|e| + r) with r = reach (high - low). */
+function softLimit(value, low, high, reach) {
+  const room = reach * (high - low) + 1e-6; // a range without width is a bound, not a division by zero
+  const inside = Math.min(Math.max(value, low), high);
+  const excess = value - inside;
+  return inside + (excess * room) / (Math.abs(excess) + room);
+}
+
+/** All weights' common distance from the middle of their ranges, in half widths, kept near `radius`. */
+function together(weights, bounds, radius, reach) {
+  const count = weights.length;
+  const middle = (k) => 0.5 * (bounds[k] + bounds[count + k]);
+  const half = (k) => 0.5 * (bounds[count + k] - bounds[k]) + 1e-6;
+  const length = Math.max(1e-6, Math.hypot(...weights.map((w, k) => (w - middle(k)) / half(k))));
+  const share = softLimit(length, 0, radius, reach) / length;
+  return weights.map((w, k) => w + (w - middle(k)) * (share - 1));
 }
