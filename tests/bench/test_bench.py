@@ -24,7 +24,8 @@ def test_every_backend_that_runs_is_measured_on_every_scene(tiny, tmp_path: Path
     assert [(r["scene"], r["backend"]) for r in result["rows"]] == [
         (size.name, name) for size in TINY for name in ("cpu", "twin")
     ]
-    assert all(r["forward_ms"] > 0 and r["backward_ms"] > 0 and r["step_ms"] > 0 for r in result["rows"])
+    # backward is a difference of two medians: on scenes this small it may come out as 0
+    assert all(r["forward_ms"] > 0 and r["backward_ms"] >= 0 and r["step_ms"] > 0 for r in result["rows"])
     assert json.loads((tmp_path / "b.json").read_text()) == result
     saved = sorted(p.name for p in (tmp_path / "scenes").iterdir())
     assert saved == sorted(f"{size.name}.safetensors" for size in TINY)
