@@ -9,9 +9,12 @@ import torch
 from avatar.errors import UserError
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device for `auto`, `cpu` or `cuda`; `auto` takes a GPU that PyTorch can use.
+def resolve_device(name: str, kernels: bool = True) -> torch.device:
+    """The torch device for `auto`, `cpu` or `cuda`.
 
+    Args:
+        kernels: the rasterizer has native code for the GPU; without it `auto` is the CPU, whose code is faster by far
+            than plain PyTorch on a GPU.
     Raises:
         UserError: another name, or CUDA where there is none.
     """
@@ -19,7 +22,8 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"There is no device '{name}'; choose auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available to PyTorch here; use --device cpu, or see 'avatar doctor'.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    gpu = name == "cuda" or (name == "auto" and kernels and torch.cuda.is_available())
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def describe_device(device: torch.device) -> str:

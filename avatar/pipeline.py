@@ -30,7 +30,7 @@ from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
 from avatar.model import Avatar, AvatarModel, Metadata, baked, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
-from avatar.raster import check_backend
+from avatar.raster import check_backend, cuda
 from avatar.run_folder import RunFolder, open_run
 from avatar.speech import (
     SpeechFeatures,
@@ -79,7 +79,7 @@ def fit(
         UserError: anything about the clip, the folder or the settings that the caller can mend.
     """
     config, clip = config or FitConfig(), Path(clip)
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, kernels=not cuda.unavailable())
     check_backend(config.rasterizer, device)
     folder = Path(run_folder) if run_folder is not None else Path("runs") / clip.stem
     task = Path(face_landmarker) if face_landmarker is not None else None

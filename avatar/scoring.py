@@ -30,6 +30,7 @@ from avatar.evaluate.report import write_json, write_page
 from avatar.model import Avatar
 from avatar.pipeline import new_report
 from avatar.progress import Reporter
+from avatar.raster import cuda
 from avatar.run_folder import RunFolder, load_run
 from avatar.speech import load_speech, speech_features
 from avatar.track import load_track
@@ -83,7 +84,7 @@ def evaluate_files(
                     tracked[size] = stack.enter_context(_tracked(clip, size, face_landmarker, reporter))
                 stages = tracked[size]
             capture, track, speech = stages
-            frames = FrameSet(capture, track, resolve_device("auto"), speech)
+            frames = FrameSet(capture, track, resolve_device("auto", kernels=not cuda.unavailable()), speech)
             if len(avatar_paths) > 1:
                 reporter.say(f"{name}:")
             folder = save_frames if save_frames is None or len(avatar_paths) == 1 else save_frames / name

@@ -1,0 +1,30 @@
+"""Which device a fit takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from avatar.device import describe_device, resolve_device
+from avatar.errors import UserError
+
+
+def test_auto_takes_a_gpu_only_with_kernels_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+    assert resolve_device("auto", kernels=False).type == "cpu"
+    assert resolve_device("cuda", kernels=False).type == "cuda"
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="No CUDA device"):
+        resolve_device("cuda")
+    with pytest.raises(UserError, match="There is no device 'tpu'"):
+        resolve_device("tpu")
+
+
+def test_the_cpu_in_words() -> None:
+    assert describe_device(torch.device("cpu")).startswith("CPU, ")
