@@ -43,9 +43,8 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
     """The avatar at step 0 from the training frames."""
     rng = np.random.default_rng(seed)
     sources = diverse_frames(frames, SOURCE_FRAMES)
-    features = DriverFeatures.from_motion(
-        frames.motion_of(torch.as_tensor(frames.train_indices, device=frames.device))
-    ).cpu()
+    motion = frames.motion_of(torch.as_tensor(frames.train_indices, device=frames.device))
+    features = DriverFeatures.from_motion(motion).cpu()
     branches = {}
     for name in BRANCHES:
         settings = getattr(config, name)
@@ -57,6 +56,9 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
     model = AvatarModel(frames.camera, branches, features, backdrop, config.driver_hidden, config.motion)
     for name, field in model.fields.items():
         field.place(branches[name].means, frames.device)
+    for name, weights in model.drivers.items():
+        if isinstance(weights, BasisWeights):
+            weights.hold(features.unmoved(name, motion))
     driver = model.drivers["face"]
     if config.geometric_prior and isinstance(driver, BasisWeights):
         apply_geometric_prior(

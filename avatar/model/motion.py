@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from avatar.conventions import BRANCHES, MOUTH_INDICES
 from avatar.dataset import MotionBatch
@@ -12,6 +13,8 @@ from avatar.dataset import MotionBatch
 COEFFICIENT_FLOOR = 0.05
 """Smallest standard deviation by which a coefficient is divided: a coefficient that the clip hardly showed must not
 become a loud driver of noise."""
+MOVED_FLOOR = 0.01
+"""Standard deviation below which the clip does not move a coefficient: less than a tracker's jitter."""
 ROTATION_UNIT = 0.15
 """Radians; a typical head turn."""
 POSITION_FLOOR_CM = 0.5
@@ -83,6 +86,15 @@ class DriverFeatures(nn.Module):
         }
         return sum(sizes[name] for name in BRANCH_FEATURES[branch])
 
+    def unmoved(self, branch: str, motion: MotionBatch) -> Bool[Tensor, " D"]:
+        """Which of a branch's features are coefficients that the clip (`motion`) never moves."""
+        still = motion.coefficients.std(0, unbiased=False).cpu() < MOVED_FLOOR
+        parts = {"coefficients": still, "mouth_coefficients": still[list(MOUTH_INDICES)]}
+        names = BRANCH_FEATURES[branch]
+        known = [parts[name] for name in names if name in parts]
+        moved = torch.zeros(self.width(branch) - sum(len(part) for part in known), dtype=torch.bool)
+        return torch.cat([*known, moved])  # coefficients come first in every branch
+
     def forward(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B D"]]:
         """Features per branch, zero-mean, about unit size."""
         coefficients = (motion.coefficients - self.coefficient_mean) / self.coefficient_std
@@ -102,6 +114,8 @@ class DriverFeatures(nn.Module):
 class BasisWeights(nn.Module):
     """`w(d) = L d + mlp(d) - mlp(0)`: zero for the zero driver, so the mean motion shows the canonical Gaussians."""
 
+    held: Tensor
+
     def __init__(self, features: int, bases: int, hidden: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, bases, bias=False)
@@ -112,7 +126,21 @@ class BasisWeights(nn.Module):
         nn.init.zeros_(self.hidden.bias)
         nn.init.normal_(self.out.weight, std=0.1 * hidden**-0.5)
 
+        self.register_buffer("held", torch.zeros(features, dtype=torch.bool), persistent=False)
+
+    def hold(self, columns: Bool[Tensor, " D"]) -> None:
+        """Features that the clip never moves drive nothing, but for what a geometric prior gives them afterwards, and
+        learn nothing: their gradients are noise, which Adam would turn into full steps, and a slider at the far end of
+        such a coefficient would show tens of times that noise."""
+        self.held = columns.to(self.linear.weight.device)
+        with torch.no_grad():
+            self.linear.weight[:, self.held] = 0.0
+            self.hidden.weight[:, self.held] = 0.0
+
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """Basis weights, about unit size for the clip's own motion."""
         at_zero = torch.tanh(self.hidden.bias)
-        return self.linear(features) + self.out(torch.tanh(self.hidden(features)) - at_zero)
+        linear = torch.where(self.held, self.linear.weight.detach(), self.linear.weight)
+        hidden = torch.where(self.held, self.hidden.weight.detach(), self.hidden.weight)
+        inner = torch.tanh(functional.linear(features, hidden, self.hidden.bias)) - at_zero
+        return functional.linear(features, linear) + self.out(inner)

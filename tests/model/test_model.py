@@ -228,3 +228,18 @@ def test_not_an_avatar(tmp_path) -> None:
     save_file({"a": torch.zeros(1)}, foreign)
     with pytest.raises(UserError, match="not an avatar"):
         load_avatar_file(foreign)
+
+
+def test_features_that_the_clip_never_moves_hold_only_the_prior(frames, model) -> None:
+    """They get no gradient, so Adam cannot train noise into what a slider would multiply by twenty."""
+    driver = model.drivers["face"]
+    motion = frames.motion_of(torch.as_tensor(frames.train_indices))
+    held = model.features.unmoved("face", motion)
+    assert held[:52].any() and not held[:52].all() and not held[52:].any()
+    assert torch.equal(driver.held, held)
+    assert not driver.hidden.weight[:, held].any()
+    before = driver.linear.weight[:, held].clone()
+    driver(torch.randn(3, len(held))).sum().backward()
+    assert not driver.linear.weight.grad[:, held].any() and not driver.hidden.weight.grad[:, held].any()
+    assert driver.linear.weight.grad[:, ~held].any()
+    assert torch.equal(driver.linear.weight[:, held], before)
