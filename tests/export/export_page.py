@@ -53,8 +53,9 @@ class Page:
         return self.page.evaluate(call, argument)
 
     def until(self, condition: str) -> None:
-        """Waits for an expression of `player` to be true."""
-        self.js(f"while (!({condition})) await new Promise((resolve) => setTimeout(resolve, 10))")
+        """Waits for an expression of `player` to be true, at most 20 s."""
+        wait = "await new Promise((resolve) => setTimeout(resolve, 10))"
+        self.js(f"const end = performance.now() + 20000; while (!({condition}) && performance.now() < end) {wait}")
 
     def ready(self) -> None:
         self.js("await player.ready")

@@ -487,6 +487,7 @@ def test_the_single_file_opens_from_disk_and_speaks(browser, runtime, player_fol
     page = Page(browser, player_folder, path.as_uri())
     try:
         page.ready()
+        resolution(page, 48)
         page.js(
             "player.idle = false; await player.playSound(new Uint8Array(argument).buffer)", list(spoken.read_bytes())
         )
@@ -500,6 +501,9 @@ def test_the_embedding_example_works(browser, player_folder):
     page = Page(browser, player_folder, "embed.html")
     try:
         page.ready()
+        resolution(page, 48)
+        # the page's own script waits for the player too, and only then listens to its buttons
+        page.js("while (!document.getElementById('smile').onclick) await new Promise((r) => setTimeout(r, 10))")
         page.page.click("#smile")
         page.until("player.coefficients.mouthSmileLeft > 0.5")
         assert page.js("return [...player.gaussians().centers].every(Number.isFinite)")
