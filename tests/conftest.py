@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +43,18 @@ def real_clips() -> Path:
     if not folder:
         pytest.skip("AVATAR_CAPTURES is not set: no real clips here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def open_chromium() -> Iterator[Callable[[list[str]], Any]]:
+    """Opens Debian's Chromium with these flags. One Playwright for all tests of a worker: a second one beside it,
+    which two test files in turn would ask for, is an error of Playwright's."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed: scripts/system_packages.sh tests installs it")
+    with playwright.sync_playwright() as running:
+        yield lambda flags: running.chromium.launch(executable_path=program, args=flags)
 
 
 class Frames(list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,17 +122,11 @@ def spoken(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser(spoken) -> Iterator[Any]:
-    """Debian's Chromium with software WebGL2 and a fake microphone that plays `spoken`."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: scripts/system_packages.sh tests installs it")
-    with playwright.sync_playwright() as running:
-        sound = f"--use-file-for-fake-audio-capture={spoken}"
-        opened = running.chromium.launch(executable_path=chromium, args=[*FLAGS, sound])
-        yield opened
-        opened.close()
+def browser(open_chromium, spoken) -> Iterator[Any]:
+    """Chromium with software WebGL2 and a fake microphone that plays `spoken`."""
+    opened = open_chromium([*FLAGS, f"--use-file-for-fake-audio-capture={spoken}"])
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,16 +34,10 @@ def viewer(small_avatar, person) -> Iterator[Viewer]:
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """Debian's Chromium, driven by Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed (scripts/test_packages.sh)")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=program, args=FLAGS)
-        yield running
-        running.close()
+def chromium(open_chromium) -> Iterator[Any]:
+    running = open_chromium(FLAGS)
+    yield running
+    running.close()
 
 
 @pytest.fixture()
