@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from avatar.cores import usable_cores
 from avatar.errors import one_line
 from avatar.quiet import quiet_native_stderr
 
@@ -119,14 +120,13 @@ def _python() -> Check:
 
 
 def _processor() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     simd = "vector width unknown"
     if importlib.util.find_spec("torch"):
         import torch
 
         simd = torch.backends.cpu.get_cpu_capability()
         simd = "no wide vectors" if simd == "DEFAULT" else simd
-    return Check("processor", OK, f"{cores} cores, {simd}")
+    return Check("processor", OK, f"{usable_cores()} cores, {simd}")
 
 
 def memory_limit() -> int | None:

@@ -54,6 +54,20 @@ def rigid(rotation: Float[np.ndarray, "*b 3 3"], translation: Float[np.ndarray, 
     return out
 
 
+def poses_at(
+    moments: Float[np.ndarray, " M"], times: Float[np.ndarray, " N"], poses: Float[np.ndarray, "N 4 4"]
+) -> Float[np.ndarray, "M 4 4"]:
+    """Rigid transforms between those of increasing `times`: shortest turn, straight shift; held before and after."""
+    if len(times) == 1:
+        return np.repeat(poses, len(moments), axis=0)
+    after = np.searchsorted(times, moments, side="right").clip(1, len(times) - 1)
+    share = ((moments - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1)[:, None]
+    first, second = poses[after - 1], poses[after]
+    turn = rotvec_from_matrix(np.swapaxes(first[:, :3, :3], -1, -2) @ second[:, :3, :3])
+    rotation = first[:, :3, :3] @ matrix_from_rotvec(share * turn)
+    return rigid(rotation, (1 - share) * first[:, :3, 3] + share * second[:, :3, 3])
+
+
 def inverse(target_from_source: Float[np.ndarray, "*b 4 4"]) -> Float[np.ndarray, "*b 4 4"]:
     """source_from_target of rigid transforms."""
     rotation = np.swapaxes(target_from_source[..., :3, :3], -1, -2)

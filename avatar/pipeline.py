@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from avatar.capture import capture as run_capture
 from avatar.capture import clip_sha256, load_capture
 from avatar.config import FitConfig
 from avatar.conventions import BRANCHES, SAMPLE_RATE
+from avatar.cores import usable_cores
 from avatar.dataset import FrameSet
-from avatar.device import describe_device, resolve_device
 from avatar.errors import UserError
 from avatar.evaluate.held_out import HeldOut, evaluate, preview
 from avatar.evaluate.report import Report, write_report
@@ -30,7 +29,8 @@ from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
 from avatar.model import Avatar, AvatarModel, Metadata, baked, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
-from avatar.raster import check_backend, cuda
+from avatar.raster import check_backend
+from avatar.raster.device import describe_device, resolve_device
 from avatar.run_folder import RunFolder, open_run
 from avatar.speech import (
     SpeechFeatures,
@@ -79,7 +79,7 @@ def fit(
         UserError: anything about the clip, the folder or the settings that the caller can mend.
     """
     config, clip = config or FitConfig(), Path(clip)
-    device = resolve_device(config.device, kernels=not cuda.unavailable())
+    device = resolve_device(config.device)
     check_backend(config.rasterizer, device)
     folder = Path(run_folder) if run_folder is not None else Path("runs") / clip.stem
     task = Path(face_landmarker) if face_landmarker is not None else None
@@ -100,7 +100,7 @@ def fit(
         trainer = train_stage(frames, run, resume, reporter)
         model, motion_facts = finished_model(trainer, reporter)
     finished = trainer.step >= config.train.steps
-    model.measure_limits(frames.motion_of(torch.as_tensor(frames.train_indices, device=device)))
+    model.measure_limits(frames.training_motion())
     avatar = Avatar(
         model,
         new_metadata(run, capture, track),
@@ -173,7 +173,7 @@ def finished_model(trainer: Trainer, reporter: Reporter) -> tuple[AvatarModel, d
         return model, {}
     before, _ = trainer.score()
     settings, frames = trainer.config.model, trainer.frames
-    motion = frames.motion_of(torch.as_tensor(frames.train_indices, device=frames.device))
+    motion = frames.training_motion()
     bases = {name: getattr(settings, name).bases for name in BRANCHES}
     trainer.model = baked(model, motion, bases, settings.driver_hidden)
     after, _ = trainer.score()
@@ -319,5 +319,4 @@ def _timed(run: RunFolder, stage: str) -> Iterator[None]:
 
 def limit_threads() -> None:
     """Torch uses the cores this process may run on, no more (containers often show all of the host's)."""
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(usable_cores())

@@ -110,6 +110,16 @@ def load_run(folder: Path) -> RunFolder | None:
         raise UserError(f"The run in {folder} is damaged ({path.name}: {one_line(error)}); use a new folder.") from None
 
 
+def run_beside(avatar_path: Path, clip_sha256: str) -> RunFolder | None:
+    """The run an avatar file lies in, if it is that clip's and its decoded frames and track are still there."""
+    try:
+        run = load_run(avatar_path.parent)
+    except UserError:
+        return None
+    usable = run is not None and run.clip_sha256 == clip_sha256 and run.track.is_file() and run.capture.is_dir()
+    return run if usable else None
+
+
 def open_run(
     folder: Path, clip: Path, sha256: str, config: FitConfig, face_landmarker: bool, resume: bool
 ) -> RunFolder:

@@ -15,7 +15,6 @@ from rich.table import Table
 from avatar.capture import clip_sha256, load_capture
 from avatar.config import FitConfig
 from avatar.dataset import FrameSet
-from avatar.device import resolve_device
 from avatar.errors import UserError
 from avatar.evaluate.comparison import (
     COLUMNS,
@@ -30,8 +29,8 @@ from avatar.evaluate.report import write_json, write_page
 from avatar.model import Avatar
 from avatar.pipeline import new_report
 from avatar.progress import Reporter
-from avatar.raster import cuda
-from avatar.run_folder import RunFolder, load_run
+from avatar.raster.device import resolve_device
+from avatar.run_folder import RunFolder, run_beside
 from avatar.speech import load_speech, speech_features
 from avatar.track import load_track
 from avatar.track.clip import tracked_clip
@@ -75,7 +74,7 @@ def evaluate_files(
     tracked: dict[int, _Stages] = {}
     with ExitStack() as stack:
         for path, avatar, name in zip(avatar_paths, avatars, names, strict=True):
-            run = _run_beside(path, sha256) if face_landmarker is None else None
+            run = run_beside(path, sha256) if face_landmarker is None else None
             size = avatar.camera.width
             if run is not None:
                 stages = _stages_of(run)
@@ -84,7 +83,7 @@ def evaluate_files(
                     tracked[size] = stack.enter_context(_tracked(clip, size, face_landmarker, reporter))
                 stages = tracked[size]
             capture, track, speech = stages
-            frames = FrameSet(capture, track, resolve_device("auto", kernels=not cuda.unavailable()), speech)
+            frames = FrameSet(capture, track, resolve_device("auto"), speech)
             if len(avatar_paths) > 1:
                 reporter.say(f"{name}:")
             folder = save_frames if save_frames is None or len(avatar_paths) == 1 else save_frames / name
@@ -106,15 +105,6 @@ def evaluate_files(
             ]
             write_comparison(entries, clip.name, json_path, html_path)
     return tuple(entries)
-
-
-def _run_beside(avatar_path: Path, sha256: str) -> RunFolder | None:
-    try:
-        run = load_run(avatar_path.parent)
-    except UserError:
-        return None
-    usable = run is not None and run.clip_sha256 == sha256 and run.track.is_file() and run.capture.is_dir()
-    return run if usable else None
 
 
 def _stages_of(run: RunFolder) -> _Stages:

@@ -143,6 +143,12 @@ class Motion:
     camera_from_head: Float[np.ndarray, "N 4 4"]
     camera_from_torso: Float[np.ndarray, "N 4 4"]
 
+    def at(self, frames: np.ndarray | slice) -> Motion:
+        """Some of the frames."""
+        return Motion(
+            self.times[frames], self.coefficients[frames], self.camera_from_head[frames], self.camera_from_torso[frames]
+        )
+
 
 @dataclass(frozen=True)
 class Provenance:

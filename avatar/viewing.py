@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
 import torch
 
 from avatar.capture import load_capture
+from avatar.cores import usable_cores
 from avatar.errors import UserError
 from avatar.model import Avatar, own_motion
 from avatar.pipeline import new_metadata
 from avatar.progress import SILENT, Reporter
-from avatar.run_folder import RunFolder, load_run, manifest_path
+from avatar.run_folder import RunFolder, load_run, manifest_path, run_beside
 from avatar.speech import person_statistics
 from avatar.track import load_track
 from avatar.train import checkpoint_model, checkpoint_path
 from avatar.train.control import send_command
+from avatar.train.monitor import metrics_path
 from avatar.types import Capture
 from avatar.viewer import RunWatch, Subject, Viewer, start_viewer
 from avatar.viewer.sources import opened_source
@@ -54,8 +55,7 @@ def open_viewer(
 
 def limit_drawing_threads() -> None:
     """Half the cores draw; the others encode pictures, serve pages and run the browser."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // 2))
+    torch.set_num_threads(max(1, usable_cores() // 2))
 
 
 def open_avatar(path: Path) -> Subject:
@@ -65,15 +65,8 @@ def open_avatar(path: Path) -> Subject:
         UserError: not an avatar file.
     """
     avatar = Avatar.load(path)
-    folder = path.parent
-    if manifest_path(folder).is_file():
-        try:
-            capture = load_capture(folder / "capture")
-        except UserError:  # cleaned away: nothing to compare with, that is all
-            return Subject(path.stem, avatar)
-        if capture.source_sha256 == avatar.metadata.provenance.source_sha256:
-            return Subject(path.stem, avatar, capture)
-    return Subject(path.stem, avatar)
+    run = run_beside(path, avatar.metadata.provenance.source_sha256)
+    return Subject(path.stem, avatar, None if run is None else load_capture(run.capture))
 
 
 def open_run_folder(folder: Path, reporter: Reporter = SILENT) -> tuple[Subject, RunWatch]:
@@ -88,7 +81,7 @@ def open_run_folder(folder: Path, reporter: Reporter = SILENT) -> tuple[Subject,
     files = (checkpoint_path(folder), run.avatar)
     if not any(path.is_file() for path in files):
         reporter.say(f"Waiting for the first checkpoint in {folder}; Ctrl-C gives up.")
-        wait_for((folder / "metrics.jsonl", *files))
+        wait_for((metrics_path(folder), *files))
         send_command(folder, "save")
         wait_for(files)
     capture = load_capture(run.capture)

@@ -29,7 +29,7 @@ STAGES = (
     "bench",
 )
 """A stage imports only the ones before it."""
-SHARED = ("types", "conventions", "geometry", "config", "errors", "progress", "media", "files", "quiet", "device")
+SHARED = ("types", "conventions", "geometry", "config", "errors", "progress", "media", "files", "quiet", "cores")
 """Modules that anything may import, and that import only each other."""
 
 HEAVY = ("mediapipe", "cv2", "librosa", "soundfile", "soxr", "viser", "tensorboard", "av", "gsplat", "moderngl",

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from avatar.bench.measure import Figures, avatar_fps, measure
 from avatar.bench.scenes import SIZES, SceneSize, load_or_make
-from avatar.device import describe_device
 from avatar.errors import UserError
 from avatar.files import replacing
 from avatar.progress import SILENT, Reporter
 from avatar.raster import cuda, gsplat_backend, native
+from avatar.raster.device import describe_device
 
 BACKENDS = ("cpu", "cuda", "twin", "gsplat")
 SLOW_PIXELS = 10_000 * 256 * 256

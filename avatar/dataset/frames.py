@@ -25,6 +25,10 @@ class MotionBatch:
     def __len__(self) -> int:
         return self.coefficients.shape[0]
 
+    def at(self, frames: Int[Tensor, " n"] | slice) -> MotionBatch:
+        """Some of the frames."""
+        return MotionBatch(self.coefficients[frames], self.camera_from_head[frames], self.camera_from_torso[frames])
+
 
 @dataclass(frozen=True)
 class FrameBatch:
@@ -119,8 +123,11 @@ class FrameSet:
 
     def motion_of(self, indices: Int[Tensor, " B"]) -> MotionBatch:
         """The tracked motion of some frames."""
-        m = self.motion
-        return MotionBatch(m.coefficients[indices], m.camera_from_head[indices], m.camera_from_torso[indices])
+        return self.motion.at(indices)
+
+    def training_motion(self) -> MotionBatch:
+        """The tracked motion of all training frames."""
+        return self.motion.at(torch.as_tensor(self.train_indices, device=self.device))
 
     def batch(self, indices: np.ndarray) -> FrameBatch:
         """Reads frames from disk; `indices` (B,) frame numbers of the clip."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from avatar.conventions import BLENDSHAPE_INDEX
 from avatar.errors import UserError, one_line
+from avatar.geometry import poses_at
 from avatar.speech import PersonStatistics, following_torso
 from avatar.track import head_rotations, read_motion_csv, read_motion_json
 from avatar.types import Motion
@@ -94,7 +95,7 @@ class HeadMotion:
 
     def apply(self, motion: Motion) -> Motion:
         """The motion with these poses; after the last one the head stays."""
-        head, torso = (_poses_at(motion.times, self.times, p) for p in (self.head, self.torso))
+        head, torso = (poses_at(motion.times, self.times, p) for p in (self.head, self.torso))
         return replace(motion, camera_from_head=head, camera_from_torso=torso)
 
 
@@ -121,18 +122,3 @@ def read_track_file(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
     if not path.is_file():
         raise UserError(f"There is no motion file {path}.")
     return read_motion_json(path) if path.suffix.lower() == ".json" else read_motion_csv(path)
-
-
-def _poses_at(
-    at: Float[np.ndarray, " N"], times: Float[np.ndarray, " K"], poses: Float[np.ndarray, "K 4 4"]
-) -> Float[np.ndarray, "N 4 4"]:
-    from scipy.spatial.transform import Rotation, Slerp
-
-    if len(times) == 1:
-        return np.repeat(poses, len(at), axis=0)
-    out = np.repeat(np.eye(4)[None], len(at), axis=0)
-    if len(at):
-        clipped = at.clip(times[0], times[-1])
-        out[:, :3, :3] = Slerp(times, Rotation.from_matrix(poses[:, :3, :3]))(clipped).as_matrix()
-        out[:, :3, 3] = np.stack([np.interp(clipped, times, column) for column in poses[:, :3, 3].T], axis=1)
-    return out

@@ -56,7 +56,7 @@ def refined_motion(avatar: Avatar, motion: Motion, capture: Capture, track: Trac
     """
     view, valid = _View(avatar, capture, track), np.flatnonzero(track.valid)
     probe = valid[np.linspace(0, len(valid) - 1, min(PROBED_FRAMES, len(valid))).round().astype(int)]
-    few = _at(motion, probe)
+    few = motion.at(probe)
     better = _refined(avatar, view, probe, few, RefineConfig(batch=1))
     before, after = (_likeness(avatar, view, probe, m) for m in (few, better))
     if after < LIKENESS_DB or after < before + LEAST_GAIN_DB:
@@ -70,15 +70,6 @@ def refined_motion(avatar: Avatar, motion: Motion, capture: Capture, track: Trac
         np.where(keep, result.coefficients, motion.coefficients),
         np.where(keep[..., None], result.camera_from_head, motion.camera_from_head),
         np.where(keep[..., None], result.camera_from_torso, motion.camera_from_torso),
-    )
-
-
-def _at(motion: Motion, indices: np.ndarray) -> Motion:
-    return Motion(
-        motion.times[indices],
-        motion.coefficients[indices],
-        motion.camera_from_head[indices],
-        motion.camera_from_torso[indices],
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from avatar.conventions import SAMPLE_RATE
 from avatar.drive.edits import read_track_file
 from avatar.errors import UserError
+from avatar.geometry import poses_at
 from avatar.media import speech_blocks
 from avatar.model import Avatar
 from avatar.speech import SpeechStream, following_torso
@@ -75,30 +76,13 @@ def transferred(
 
 def resampled(motion: Motion, fps: float) -> Motion:
     """The motion at an even frame rate: coefficients and positions linear, rotations on the shortest arc."""
-    from scipy.spatial.transform import Rotation, Slerp
-
     start, end = motion.times[0], motion.times[-1]
     times = start + np.arange(int(np.floor((end - start) * fps + 1e-6)) + 1) / fps
     if len(motion.times) < 2:
         return motion
-
-    def poses(values: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "M 4 4"]:
-        out = np.repeat(np.eye(4)[None], len(times), axis=0)
-        out[:, :3, :3] = Slerp(motion.times, Rotation.from_matrix(values[:, :3, :3]))(
-            times.clip(start, end)
-        ).as_matrix()
-        out[:, :3, 3] = _columns(times, motion.times, values[:, :3, 3])
-        return out
-
     return Motion(
         times,
-        _columns(times, motion.times, motion.coefficients).astype(np.float32),
-        poses(motion.camera_from_head),
-        poses(motion.camera_from_torso),
+        np.stack([np.interp(times, motion.times, c) for c in motion.coefficients.T], axis=1).astype(np.float32),
+        poses_at(times, motion.times, motion.camera_from_head),
+        poses_at(times, motion.times, motion.camera_from_torso),
     )
-
-
-def _columns(
-    at: Float[np.ndarray, " M"], times: Float[np.ndarray, " N"], values: Float[np.ndarray, "N D"]
-) -> Float[np.ndarray, "M D"]:
-    return np.stack([np.interp(at, times, column) for column in values.T], axis=1)

@@ -22,7 +22,7 @@ from avatar.evaluate.preview import preview_frames
 from avatar.evaluate.report_data import HeldOutFrame, MouthCrop, speech_plots
 from avatar.evaluate.svg_plot import Plot
 from avatar.files import replacing, replacing_folder
-from avatar.model import Avatar
+from avatar.model import Avatar, own_motion
 from avatar.progress import SILENT, Reporter
 from avatar.speech import predict_mouth
 from avatar.train.refine import refine_motion
@@ -53,13 +53,7 @@ def evaluated_indices(frames: FrameSet) -> np.ndarray:
 
 def tracked_motion(frames: FrameSet, indices: np.ndarray) -> Motion:
     """The motion as the tracking stage gives it."""
-    track = frames.track
-    return Motion(
-        track.times[indices],
-        track.coefficients[indices],
-        track.camera_from_head[indices],
-        track.camera_from_torso[indices],
-    )
+    return own_motion(frames.track).at(indices)
 
 
 def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion | None:
@@ -196,20 +190,13 @@ def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: 
         index = int(indices[position])
         box = _mouth_square(frames, index)
         pictures = [
-            crop_square(next(render_as_clip(avatar, frames, _at(motion, position))), box)
+            crop_square(next(render_as_clip(avatar, frames, motion.at(slice(position, position + 1)))), box)
             for motion in (tracked, spoken)
             if motion is not None
         ]
         truth = crop_square(frames.capture.frames[index], box)
         crops.append(MouthCrop(index, truth, pictures[0], pictures[1] if spoken is not None else None))
     return tuple(crops)
-
-
-def _at(motion: Motion, position: int) -> Motion:
-    part = slice(position, position + 1)
-    return Motion(
-        motion.times[part], motion.coefficients[part], motion.camera_from_head[part], motion.camera_from_torso[part]
-    )
 
 
 def _save_pair(folder: Path, index: int, image: np.ndarray, truth: np.ndarray) -> None:

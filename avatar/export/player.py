@@ -26,7 +26,7 @@ from avatar.export.runtime import FOLDER, find_runtime
 from avatar.export.sources import source_files
 from avatar.export.speech_step import speech_step
 from avatar.files import replacing, replacing_folder
-from avatar.model import Avatar
+from avatar.model import Avatar, to_bytes
 from avatar.speech.person import PersonStatistics
 
 SPLATS, BASES, DRIVERS, PERSON, BACKDROP, SPEECH = (
@@ -147,7 +147,6 @@ def _add_person(payload: Payload, person: PersonStatistics) -> None:
 def _png(avatar: Avatar) -> bytes:
     from PIL import Image
 
-    plate = avatar.model.backdrop.detach().clamp(0, 1).mul(255).round().byte().cpu().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(plate).save(buffer, "PNG", optimize=True)
+    Image.fromarray(to_bytes(avatar.model.backdrop)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

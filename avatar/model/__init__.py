@@ -2,7 +2,7 @@
 
 from avatar.model.avatar import Avatar
 from avatar.model.bake import baked
-from avatar.model.compose import Composite, compose
+from avatar.model.compose import Composite, compose, to_bytes
 from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
 from avatar.model.initialise import initial_model
@@ -21,4 +21,5 @@ __all__ = [
     "compose",
     "initial_model",
     "own_motion",
+    "to_bytes",
 ]

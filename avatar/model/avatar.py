@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 
 from avatar.conventions import BLENDSHAPE_INDEX
-from avatar.dataset import MotionBatch, motion_tensors
+from avatar.dataset import motion_tensors
 from avatar.errors import UserError
+from avatar.model.compose import to_bytes
 from avatar.model.file import Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
 from avatar.model.own_motion import motion_from_tensors, motion_to_tensors
@@ -166,12 +167,9 @@ class Avatar:
         everything = motion_tensors(motion, device)
         for start in range(0, len(everything), FRAMES_AT_ONCE):
             part = slice(start, start + FRAMES_AT_ONCE)
-            batch = MotionBatch(
-                everything.coefficients[part], everything.camera_from_head[part], everything.camera_from_torso[part]
-            )
             with torch.no_grad():
-                image = self.model(batch, camera).image
-            yield from image.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+                image = self.model(everything.at(part), camera).image
+            yield from to_bytes(image)
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -42,7 +42,7 @@ def baked(model: AvatarModel, motion: MotionBatch, bases: dict[str, int], hidden
         hidden: width of the MLP from driver to basis weights.
     """
     pick = torch.linspace(0, len(motion) - 1, min(FRAMES, len(motion))).round().long().to(motion.coefficients.device)
-    few = MotionBatch(motion.coefficients[pick], motion.camera_from_head[pick], motion.camera_from_torso[pick])
+    few = motion.at(pick)
     features = {name: values.detach() for name, values in model.features(few).items()}
     branches, drivers = {}, {}
     for name, field in model.fields.items():

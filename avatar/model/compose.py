@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from avatar.conventions import BRANCHES
@@ -33,6 +34,11 @@ class Composite:
     """Coverage by the person, 0..1; the rest is backdrop."""
     coverage: Float[Tensor, "B H W 2"] | None
     """Share of each pixel that shows the face and the mouth branch; the torso's is alpha minus both."""
+
+
+def to_bytes(image: Float[Tensor, "*b H W 3"]) -> UInt8[np.ndarray, "*b H W 3"]:
+    """Colours 0..1 as the bytes of a picture."""
+    return image.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
 
 
 @functools.lru_cache(maxsize=16)

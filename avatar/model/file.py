@@ -47,6 +47,7 @@ from torch import Tensor
 from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError, one_line
 from avatar.files import save_tensors
+from avatar.model.compose import to_bytes
 from avatar.model.gaussians import BASIS_COLUMNS, BASIS_UNITS, BASIS_WIDTH, CANONICAL, Branch
 from avatar.model.model import AvatarModel
 from avatar.model.motion import DriverFeatures
@@ -122,7 +123,7 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
         tensors |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
     for name in BRANCHES:
         tensors |= {f"limits.{name}.{k}": v.float() for k, v in model.branch_limits(name).to_tensors().items()}
-    tensors["backdrop"] = model.backdrop.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    tensors["backdrop"] = torch.from_numpy(to_bytes(model.backdrop))
     tensors |= extra
     save_tensors(path, tensors, {"avatar": metadata.to_json()})
 

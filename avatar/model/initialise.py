@@ -43,7 +43,7 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
     """The avatar at step 0 from the training frames."""
     rng = np.random.default_rng(seed)
     sources = diverse_frames(frames, SOURCE_FRAMES)
-    motion = frames.motion_of(torch.as_tensor(frames.train_indices, device=frames.device))
+    motion = frames.training_motion()
     features = DriverFeatures.from_motion(motion).cpu()
     branches = {}
     for name in BRANCHES:

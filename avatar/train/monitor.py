@@ -9,11 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def metrics_path(run_folder: Path) -> Path:
+    """Where a fit writes its numbers, one JSON object per line."""
+    return run_folder / "metrics.jsonl"
+
+
 class Monitor:
     """Writes scalars and pictures of a run; continues the files of a run that is resumed at `step`."""
 
     def __init__(self, run_folder: Path, step: int) -> None:
-        self._path = run_folder / "metrics.jsonl"
+        self._path = metrics_path(run_folder)
         self._keep_until(step)
         self._writer = None
         try:
@@ -49,7 +54,7 @@ class Monitor:
 
 def read_metrics(run_folder: Path) -> list[dict[str, float | int]]:
     """All lines of `metrics.jsonl`."""
-    path = run_folder / "metrics.jsonl"
+    path = metrics_path(run_folder)
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -76,9 +76,7 @@ def refine_motion(
             part = slice(start, min(start + config.batch, count))
             pictures = np.stack([next(stream) for _ in range(part.stop - start)])
             masks = None if weights is None else np.stack([weights(k) for k in range(start, part.stop)])
-            batch = MotionBatch(
-                everything.coefficients[part], everything.camera_from_head[part], everything.camera_from_torso[part]
-            )
+            batch = everything.at(part)
             before = max(start - 1, 0)
             first = poses[before].expand(len(batch), -1), changes[before].expand(len(batch), -1)
             poses[part], changes[part] = _refine_batch(model, batch, pictures, masks, camera, first, config)

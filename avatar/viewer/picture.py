@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from avatar.dataset import motion_tensors
-from avatar.model import Avatar, compose
+from avatar.model import Avatar, compose, to_bytes
 from avatar.raster import MovingGaussians
 from avatar.viewer.pose import Pose
 
@@ -47,7 +47,7 @@ def draw(
     camera = avatar.camera.scaled(side, round(side * avatar.camera.height / avatar.camera.width))
     seen = torch.as_tensor(np.ascontiguousarray(poses, np.float32), device=model.backdrop.device)
     image = compose(gaussians, seen, camera, model.backdrop_at(camera), backend=model.rasterizer).image
-    return image[0].clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+    return to_bytes(image[0])
 
 
 def _tinted(name: str, moving: MovingGaussians, overlay: str) -> MovingGaussians:

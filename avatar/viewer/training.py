@@ -16,6 +16,7 @@ from avatar.errors import UserError
 from avatar.model import Avatar
 from avatar.train import read_metrics
 from avatar.train.control import Command, read_command, send_command
+from avatar.train.monitor import metrics_path
 from avatar.viewer.subject import Subject
 
 POLL_SECONDS = 1.0
@@ -107,7 +108,7 @@ class RunWatch:
         return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in self._files)
 
     def _read_metrics(self) -> None:
-        path = self.folder / "metrics.jsonl"
+        path = metrics_path(self.folder)
         stamp = path.stat().st_mtime_ns if path.is_file() else None
         if stamp == self._metrics_stamp:
             return

@@ -49,10 +49,7 @@ def test_null_hands_back_in_the_middle(tmp_path: Path) -> None:
 def test_pieces_of_a_motion_are_edited_as_the_whole(tmp_path: Path) -> None:
     edit = read_edit(edit_file(tmp_path / "e.json", ["jawOpen"], [(1.0, [0.5]), (3.0, [0.2])]))
     m = still()
-    halves = [
-        edit.apply(Motion(m.times[s], m.coefficients[s], m.camera_from_head[s], m.camera_from_torso[s]))
-        for s in (slice(0, 77), slice(77, None))
-    ]
+    halves = [edit.apply(m.at(s)) for s in (slice(0, 77), slice(77, None))]
     np.testing.assert_allclose(np.concatenate([h.coefficients for h in halves]), edit.apply(m).coefficients, atol=1e-7)
 
 

@@ -38,7 +38,7 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
     random = torch.Generator().manual_seed(0)
     frames = FrameSet(capture, track, torch.device("cpu"))
     model = initial_model(frames, config, seed=0)
-    model.measure_limits(frames.motion_of(torch.as_tensor(frames.train_indices)))
+    model.measure_limits(frames.training_motion())
     with torch.no_grad():
         for name in ("face", "mouth", "torso"):
             branch = model.branch(name)

@@ -164,7 +164,7 @@ def test_a_linear_field_is_baked_exactly(monkeypatch, rows_at_once) -> None:
 
 def test_more_bases_come_nearer_to_the_field(frames) -> None:
     model = stirred(initial_model(frames, CONFIG.model, seed=0))
-    motion = frames.motion_of(torch.as_tensor(frames.train_indices))
+    motion = frames.training_motion()
     errors = []
     for count in (1, 4, 30):
         flat = baked(model, motion, dict.fromkeys(BRANCHES, count), 8)

@@ -34,7 +34,7 @@ def model(frames):
 
 
 def train_motion(frames: FrameSet) -> MotionBatch:
-    return frames.motion_of(torch.as_tensor(frames.train_indices))
+    return frames.training_motion()
 
 
 def beyond(frames: FrameSet, factor: float) -> MotionBatch:

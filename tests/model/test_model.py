@@ -233,7 +233,7 @@ def test_not_an_avatar(tmp_path) -> None:
 def test_features_that_the_clip_never_moves_hold_only_the_prior(frames, model) -> None:
     """They get no gradient, so Adam cannot train noise into what a slider would multiply by twenty."""
     driver = model.drivers["face"]
-    motion = frames.motion_of(torch.as_tensor(frames.train_indices))
+    motion = frames.training_motion()
     held = model.features.unmoved("face", motion)
     assert held[:52].any() and not held[:52].all() and not held[52:].any()
     assert torch.equal(driver.held, held)

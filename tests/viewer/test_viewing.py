@@ -76,13 +76,15 @@ def test_the_first_checkpoint_is_asked_for_and_waited_for(run, trainer) -> None:
     assert opened
 
 
-def test_an_avatar_file_brings_the_clip_of_its_own_run_only(run, small_avatar, person, tmp_path, monkeypatch) -> None:
+def test_an_avatar_file_brings_the_clip_of_its_own_run_only(run, small_avatar, person, tmp_path) -> None:
     small_avatar.save(run.avatar)
+    assert open_avatar(run.avatar).capture is None  # cleaned away
+    run.capture.mkdir()
+    run.track.touch()
     assert open_avatar(run.avatar).capture is person[0]
     small_avatar.save(tmp_path / "elsewhere.avatar")
     assert open_avatar(tmp_path / "elsewhere.avatar").capture is None
-    other = dataclasses.replace(person[0], source_sha256="1" * 64)
-    monkeypatch.setattr(viewing, "load_capture", lambda folder: other)
+    dataclasses.replace(run, clip_sha256="1" * 64).save()
     assert open_avatar(run.avatar).capture is None
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avatar.device import describe_device, resolve_device
 from avatar.errors import UserError
+from avatar.raster import cuda
+from avatar.raster.device import describe_device, resolve_device
 
 
 def test_auto_takes_a_gpu_only_with_kernels_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "unavailable", lambda: "")
     assert resolve_device("auto").type == "cuda"
-    assert resolve_device("auto", kernels=False).type == "cpu"
-    assert resolve_device("cuda", kernels=False).type == "cuda"
+    monkeypatch.setattr(cuda, "unavailable", lambda: "not built")
+    assert resolve_device("auto").type == "cpu"
+    assert resolve_device("cuda").type == "cuda"
     assert resolve_device("cpu").type == "cpu"
 
 

@@ -7,14 +7,15 @@ import platform
 import torch
 
 from avatar.errors import UserError
+from avatar.raster import cuda
 
 
-def resolve_device(name: str, kernels: bool = True) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The torch device for `auto`, `cpu` or `cuda`.
 
-    Args:
-        kernels: the rasterizer has native code for the GPU; without it `auto` is the CPU, whose code is faster by far
-            than plain PyTorch on a GPU.
+    `auto` is a GPU only where the rasterizer has native code for it: on the CPU that code is faster by far than plain
+    PyTorch on a GPU.
+
     Raises:
         UserError: another name, or CUDA where there is none.
     """
@@ -22,7 +23,7 @@ def resolve_device(name: str, kernels: bool = True) -> torch.device:
         raise UserError(f"There is no device '{name}'; choose auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available to PyTorch here; use --device cpu, or see 'avatar doctor'.")
-    gpu = name == "cuda" or (name == "auto" and kernels and torch.cuda.is_available())
+    gpu = name == "cuda" or (name == "auto" and not cuda.unavailable())
     return torch.device("cuda" if gpu else "cpu")
 
 
