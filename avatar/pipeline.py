@@ -27,7 +27,7 @@ from avatar.evaluate.report import Report, write_report
 from avatar.evaluate.report_data import motion_plots
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
-from avatar.model import Avatar, AvatarModel, Metadata, baked, initial_model, own_motion
+from avatar.model import Avatar, AvatarModel, Metadata, add_lining, baked, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
 from avatar.raster import check_backend
 from avatar.raster.device import describe_device, resolve_device
@@ -167,19 +167,19 @@ def train_stage(frames: FrameSet, run: RunFolder, resume: bool, reporter: Report
 
 
 def finished_model(trainer: Trainer, reporter: Reporter) -> tuple[AvatarModel, dict[str, str]]:
-    """The fitted model with linear bases, to which a `hashgrid` is baked, and what that cost, for the report."""
-    model = trainer.model.eval().requires_grad_(False)
-    if not model.fields:
-        return model, {}
-    before, _ = trainer.score()
-    settings, frames = trainer.config.model, trainer.frames
-    motion = frames.training_motion()
-    bases = {name: getattr(settings, name).bases for name in BRANCHES}
-    trainer.model = baked(model, motion, bases, settings.driver_hidden)
-    after, _ = trainer.score()
-    text = f"{before:.2f} dB before, {after:.2f} dB with linear bases, on a few held-out frames"
-    reporter.say(f"motion field baked: {text}")
-    return trainer.model, {"motion field baked": text}
+    """The fitted model, lined, with linear bases, to which a `hashgrid` is baked; what that cost, for the report."""
+    model, facts = trainer.model.eval().requires_grad_(False), {}
+    if model.fields:
+        before, _ = trainer.score()
+        settings, motion = trainer.config.model, trainer.frames.training_motion()
+        bases = {name: getattr(settings, name).bases for name in BRANCHES}
+        model = trainer.model = baked(model, motion, bases, settings.driver_hidden)
+        after, _ = trainer.score()
+        text = f"{before:.2f} dB before, {after:.2f} dB with linear bases, on a few held-out frames"
+        reporter.say(f"motion field baked: {text}")
+        facts["motion field baked"] = text
+    add_lining(model, trainer.frames)
+    return model, facts
 
 
 def with_speech_model(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -95,6 +95,12 @@ def mouth_box(landmarks: Float[np.ndarray, "478 2"], size: int) -> tuple[int, in
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
+UNCOVERED_FRAMES = 120
+"""Frames whose mattes say where the backdrop is ever seen."""
+UNCOVERED_MATTE = 16
+"""Matte (of 255) below which a pixel shows the backdrop alone."""
+
+
 class FrameSet:
     """Capture and Track together, frame by frame; speech comes along where the clip has it.
 
@@ -145,6 +151,12 @@ class FrameSet:
             mouth_boxes=torch.tensor([self.mouth_box(int(i)) for i in indices], device=self.device),
             motion=self.motion_of(index),
         )
+
+    def uncovered(self) -> Bool[Tensor, "H W"]:
+        """Pixels at which some frame of the clip (of an even choice) shows what is behind the person."""
+        chosen = np.linspace(0, len(self) - 1, min(len(self), UNCOVERED_FRAMES)).round().astype(int)
+        least = np.minimum.reduce([self.track.regions.matte(int(i)) for i in np.unique(chosen)])
+        return torch.from_numpy(least < UNCOVERED_MATTE).to(self.device)
 
     def mouth_box(self, index: int) -> tuple[int, int, int, int]:
         """The square around the lips of a frame."""

@@ -6,6 +6,7 @@ from avatar.model.compose import Composite, compose, to_bytes
 from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
 from avatar.model.initialise import initial_model
+from avatar.model.lining import add_lining
 from avatar.model.model import AvatarModel
 from avatar.model.own_motion import own_motion
 
@@ -17,6 +18,7 @@ __all__ = [
     "Composite",
     "GaussianBatch",
     "Metadata",
+    "add_lining",
     "baked",
     "compose",
     "initial_model",

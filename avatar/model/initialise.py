@@ -116,17 +116,24 @@ def _fallback_init(frames: FrameSet, name: str, count: int, rng: np.random.Gener
 
 def _as_init(means: Float[np.ndarray, "N 3"], colors: Float[np.ndarray, "N 3"], name: str) -> GaussianInit:
     if name == "face":
-        start, end = NECK_BLEND_CM
-        skin = np.clip((means[:, 1] - end) / (start - end), 0.0, 1.0) * 2 - 1
+        skin = head_share_logits(means)
     else:
-        skin = np.full(len(means), 1.0 if name == "mouth" else -1.0)
+        skin = np.full(len(means), SKIN_LOGIT if name == "mouth" else -SKIN_LOGIT)
     spacing = _spacing(means)
     return GaussianInit(
         means=torch.from_numpy(means.astype(np.float32)),
         log_scales=torch.from_numpy(np.log(spacing).astype(np.float32))[:, None].repeat(1, 3),
         colors=torch.from_numpy(colors.astype(np.float32)),
-        skin_logits=torch.from_numpy((skin * SKIN_LOGIT).astype(np.float32)),
+        skin_logits=torch.from_numpy(skin.astype(np.float32)),
     )
+
+
+def head_share_logits(
+    means: Float[np.ndarray, "N 3"], blend_cm: tuple[float, float] = NECK_BLEND_CM
+) -> Float[np.ndarray, " N"]:
+    """Logit of how much the head carries points of head and neck, by their height; below the neck the torso does."""
+    start, end = blend_cm
+    return (np.clip((means[:, 1] - end) / (start - end), 0.0, 1.0) * 2 - 1) * SKIN_LOGIT
 
 
 def _spacing(means: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:

@@ -49,6 +49,7 @@ class Trainer:
         self.corrections = Corrections(len(frames)).to(self.device)
         self.optimizer = self.new_optimizer()
         self.grad_sink = torch.zeros(model.count, 2, device=self.device)
+        self.uncovered = frames.uncovered().unsqueeze(-1)
         self.step = 0
         self.curve: list[dict[str, float | int]] = []
         """Running held-out score: step, psnr."""
@@ -98,6 +99,10 @@ class Trainer:
         )
         terms = training_loss(self.model, composite, batch, correction_size, self.config.train.losses)
         torch.stack(list(terms.values())).sum().backward()
+        if self.model.backdrop.grad is not None:
+            # Where the person always stands in front, what little gradient there is comes through their edges: Adam
+            # would draw noise there, and it would show as soon as the head turns further than in the clip.
+            self.model.backdrop.grad.mul_(self.uncovered)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if "corrections" in stage.free:

@@ -53,6 +53,15 @@ def test_training_lifts_the_held_out_score_and_logs_it(tmp_path, frames, config)
     assert t.model.branch("face").count == 300  # grown to its budget
 
 
+def test_the_backdrop_is_learned_only_where_the_person_leaves_it_uncovered(tmp_path, frames) -> None:
+    t = trainer(frames, tmp_path)
+    before = t.model.backdrop.detach().clone()
+    t.run()
+    changed = (t.model.backdrop.detach() - before).abs().amax(dim=-1) > 0
+    always = np.minimum.reduce([frames.track.regions.matte(i) for i in range(len(frames))]) > 0
+    assert not changed.numpy()[always].any() and changed.numpy()[~always].mean() > 0.9
+
+
 def test_resumed_run_ends_with_the_same_bits(tmp_path, frames, config) -> None:
     whole = trainer(frames, tmp_path / "whole", config)
     whole.run()
