@@ -380,11 +380,10 @@ def sh_colors_backward(kernels: Library, scene: Sequence[Tensor], v_colors: Tens
 # ------------------------------------------------------------------------------------------------ image loss
 
 
-def _loss_struct(kernels: Library, image: Tensor, target: Tensor, weights: Tensor, out: Tensor) -> _Loss:
+def _loss_struct(image: Tensor, target: Tensor, weights: Tensor) -> _Loss:
     loss = _Loss()
     loss.image, loss.target, loss.weights = image.data_ptr(), target.data_ptr(), weights.data_ptr()
     loss.batch, loss.height, loss.width, loss.channels = image.shape
-    loss.out = out.data_ptr()
     return loss
 
 
@@ -397,7 +396,8 @@ def l1_ssim(
     partials = torch.empty(blocks, 3, dtype=torch.float64, device=image.device)
     maps = torch.empty(3 if with_gradient else 0, *image.shape, device=image.device)
     v_ssim_image = torch.empty_like(image) if with_gradient else image.new_empty(0)
-    loss = _loss_struct(kernels, image, target, weights, out)
+    loss = _loss_struct(image, target, weights)
+    loss.out = out.data_ptr()
     loss.partials = partials.data_ptr()
     loss.maps = maps.data_ptr() if with_gradient else None
     loss.v_ssim_image = v_ssim_image.data_ptr()
@@ -411,11 +411,10 @@ def l1_ssim_backward(
     """d loss / d image from the gradients of the two scalars, which stay on the device."""
     image, target, weights = images
     v_image = torch.empty_like(image)
-    out = torch.stack([total, total, total])
-    loss = _loss_struct(kernels, image, target, weights, out)
+    loss = _loss_struct(image, target, weights)
     loss.v_ssim_image = v_ssim_image.data_ptr()
     kernels.call(
-        "avatar_l1_ssim_backward", image, ctypes.byref(loss), ctypes.c_void_p(v_l1.data_ptr()),
-        ctypes.c_void_p(v_ssim.data_ptr()), ctypes.c_void_p(v_image.data_ptr()),
+        "avatar_l1_ssim_backward", image, ctypes.byref(loss),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (total, v_l1, v_ssim, v_image)),
     )  # fmt: skip
     return v_image

@@ -9,7 +9,6 @@ drawn one by one. Agreement on a GPU: images within 0.01, gradients within 2 % i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from avatar.errors import UserError
 from avatar.raster import reference
-from avatar.raster.reference import MovingGaussians
 
 
 def unavailable() -> str:
@@ -63,23 +61,6 @@ def rasterize(
         image = image + passed * part
         passed = passed * (1 - alpha)
     return image, 1 - passed.squeeze(-1)
-
-
-def draw(
-    branches: Sequence[MovingGaussians],
-    poses: Float[Tensor, "B 2 3 4"],
-    intrinsics: Float[Tensor, " 4"],
-    background: Float[Tensor, "H W 3"] | None,
-    units: Float[Tensor, " 14"],
-    width: int,
-    height: int,
-    coverage: int = 0,
-    grad_sink: Tensor | None = None,
-) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W"]]:
-    """As `avatar.raster.draw`."""
-    return reference.draw(
-        branches, poses, intrinsics, background, units, width, height, coverage, grad_sink, rasterizer=rasterize
-    )
 
 
 def camera_space(

@@ -110,9 +110,11 @@ def draw(
     branches = [b if b.bases.is_cuda else b._replace(bases=b.bases.to(b.weights.dtype)) for b in branches]
     _check_branches(branches, poses, intrinsics, background, units, width, height, coverage, grad_sink)
     if not _use_native(backend, poses):
-        twin = gsplat_backend.draw if backend == "gsplat" else reference.draw
+        other = gsplat_backend.rasterize if backend == "gsplat" else reference.rasterize
         scale = torch.as_tensor(units, dtype=poses.dtype, device=poses.device)
-        return twin(branches, poses, intrinsics, background, scale, width, height, coverage, grad_sink)
+        return reference.draw(
+            branches, poses, intrinsics, background, scale, width, height, coverage, grad_sink, rasterizer=other
+        )
     tensors = [t for branch in branches for t in branch]
     keep = torch.is_grad_enabled() and any(
         t.requires_grad for t in (*tensors, poses, intrinsics, *([] if background is None else [background]))

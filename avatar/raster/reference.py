@@ -246,9 +246,9 @@ def draw(
     height: int,
     coverage: int = 0,
     grad_sink: Tensor | None = None,
-    rasterizer: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    rasterizer: Callable[..., tuple[Tensor, Tensor]] = rasterize,
 ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W"]]:
-    """The twin of `avatar.raster.draw`; `rasterizer` is this module's unless another is given."""
+    """The twin of `avatar.raster.draw`, over this module's rasterizer or another."""
     parts = [animate(b, units) for b in branches]
     means, quats, log_scales, opacity_logits, colors = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
     layers = torch.cat([torch.full_like(b.skin_logits, i, dtype=torch.int32) for i, b in enumerate(branches)])
@@ -256,7 +256,7 @@ def draw(
         hot = torch.nn.functional.one_hot(layers.long(), max(len(branches), coverage))[:, :coverage].to(colors.dtype)
         colors = torch.cat([colors, hot.expand(colors.shape[0], -1, -1)], dim=-1)
     skin = torch.sigmoid(torch.cat([b.skin_logits for b in branches]))
-    image, alpha = (rasterizer or rasterize)(
+    image, alpha = rasterizer(
         means, quats, log_scales, opacity_logits, colors, skin, layers, poses, intrinsics, width, height, grad_sink
     )
     if background is not None:

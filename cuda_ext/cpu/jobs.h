@@ -1,6 +1,8 @@
 // What the instruction-set specific kernels (kernels.inl, ssim.inl) are given, and the table through which they are
 // called. Plain data only: this header is shared between translation units with different instruction sets.
 #pragma once
+#include "../include/avatar/config.h"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -11,13 +13,10 @@ namespace avatar {
 constexpr int kTileW = 8, kTileH = 16;
 constexpr int kMaxChannels = 8;
 constexpr int kChunk = 512;       // splats per unit of work in projection
-constexpr int kPoseGrads = 28;    // 2 poses x 12, then fx, fy, cx, cy
 
 // Record of a projected splat: x, y, a, b, c, log2_opacity, -b / (2 a), unused, then the padded colour.
-constexpr int kRecordGeometry = 8;
 // Gradient of one splat from one tile: sums over pixels of p, p dx, p dx^2, p dy, p dx dy, p dy^2 with
 // p = d loss / d log2(alpha) / ln 2, then the colour's gradient.
-constexpr int kMoments = 6;
 
 // Channel counts are compiled for 1, 3, 4 and 8; others use the next larger.
 constexpr int compiled_channels(int channels) { return channels <= 1 ? 1 : channels <= 3 ? 3 : channels <= 4 ? 4 : 8; }
@@ -71,7 +70,7 @@ template <class S> struct ProjectBackwardJob {
     const int32_t *slot_start;    // batch * splats + 1 offsets into `slot_entry`
     const int32_t *slot_entry;    // a splat's entries of the tile lists
     S *v_means, *v_quats, *v_log_scales, *v_opacity_logits, *v_colors, *v_skin;  // v_skin: (batch, splats)
-    S* v_pose_chunks;             // kPoseGrads per chunk
+    S* v_pose_chunks;             // kPoseSums per chunk
     S* v_mean2d;                  // (batch, splats, 2) or null
 };
 
@@ -92,7 +91,6 @@ template <class S> struct LossBackwardJob {
 };
 
 // Canonical Gaussians of one branch and its motion bases, as in avatar.raster.draw.
-constexpr int kAttributes = 14;      // of a basis row: mean 3, quat 4, log scale 3, colour 3, opacity logit 1
 constexpr int kAnimateChunk = 128;   // Gaussians per unit of work
 template <class P> struct BranchArraysOf {
     P means, quats, log_scales, opacity_logits, colors, skin_logits, bases, weights;

@@ -182,7 +182,7 @@ template <class S, int W, int C> void project_backward_chunk(const ProjectBackwa
             }
         }
     }
-    S* sums = job.v_pose_chunks + static_cast<size_t>(chunk) * kPoseGrads;
+    S* sums = job.v_pose_chunks + static_cast<size_t>(chunk) * kPoseSums;
     for (int i = 0; i < 12; ++i) {
         S all = S(0), head = S(0);
         for (int l = 0; l < W; ++l) {

@@ -302,7 +302,7 @@ void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image,
     parallel_for(scene.batch * tiles, threads, [&](int64_t tile, int) { kernels.blend_backward(job, static_cast<int>(tile)); });
 
     const int chunks = chunks_per_image(scene.splats);
-    S* pose_chunks = reinterpret_cast<S*>(w.pose_chunks.get(static_cast<size_t>(scene.batch) * chunks * kPoseGrads * sizeof(S)));
+    S* pose_chunks = reinterpret_cast<S*>(w.pose_chunks.get(static_cast<size_t>(scene.batch) * chunks * kPoseSums * sizeof(S)));
     S* v_skin = reinterpret_cast<S*>(w.v_skin.get(static_cast<size_t>(all) * sizeof(S)));
     S* v_mean2d = out.sink ? reinterpret_cast<S*>(w.v_mean2d.get(static_cast<size_t>(all) * 2 * sizeof(S))) : nullptr;
     const int32_t* slot_start = lists + layout.slot_start;
@@ -313,9 +313,9 @@ void backward(const Scene<S>& scene, const S* records, int32_t* lists, S* image,
 
     double v_camera[4] = {};
     for (int64_t b = 0; b < scene.batch; ++b) {
-        double sums[kPoseGrads] = {};
+        double sums[kPoseSums] = {};
         for (int64_t c = 0; c < chunks; ++c)
-            for (int k = 0; k < kPoseGrads; ++k) sums[k] += static_cast<double>(pose_chunks[(b * chunks + c) * kPoseGrads + k]);
+            for (int k = 0; k < kPoseSums; ++k) sums[k] += static_cast<double>(pose_chunks[(b * chunks + c) * kPoseSums + k]);
         for (int k = 0; k < 24; ++k) out.poses[b * 24 + k] = static_cast<S>(sums[k]);
         for (int k = 0; k < 4; ++k) v_camera[k] += sums[24 + k];
     }

@@ -14,11 +14,7 @@ constexpr int kFrames = 8;                   // frames that one block works on t
 constexpr int kPerBlock = kBlock / kFrames;  // Gaussians of a block in `animate`
 
 __device__ void load_view(const Scene& scene, int frame, Poses<float>& poses, Camera<float>& camera) {
-    const float* p = scene.poses + frame * 24;
-    for (int i = 0; i < 12; ++i) {
-        poses.head[i] = p[i];
-        poses.torso[i] = p[12 + i];
-    }
+    load_poses(scene.poses + frame * 24, poses);
     const float* k = scene.intrinsics;
     camera = {k[0], k[1], k[2], k[3], static_cast<float>(scene.width), static_cast<float>(scene.height)};
 }

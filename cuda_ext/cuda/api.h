@@ -11,11 +11,9 @@
 namespace avatar::gpu {
 
 constexpr int kMaxBranches = 4;
-constexpr int kAttributes = 14;       // of a basis row: mean 3, quat 4, log scale 3, colour 3, opacity logit 1
 constexpr int kAttributeStride = 16;  // in memory: the skin weight and one unused number follow
 constexpr int kMaxLayers = 16;        // compositing layers beyond are drawn as the last one
 constexpr int kTile = 16;             // px; a tile is one block, its 8 x 4 px parts are the block's warps
-constexpr int kPoseSums = 28;         // gradient of head 12, torso 12, fx, fy, cx, cy
 
 // Gaussians with K linear motion bases: attribute = canonical + unit * sum_k weight_k basis_k. With `per_frame` (see
 // Scene) the arrays have a leading frame dimension instead and there are no bases.
@@ -90,7 +88,6 @@ struct Sh {
     float *v_sh, *v_means, *v_skin, *v_poses;
 };
 
-constexpr int kMoments = 6;
 AVATAR_HD int compiled_channels(int channels) { return channels <= 3 ? 3 : 8; }
 AVATAR_HD int record_stride(int channels) { return channels <= 3 ? 12 : 16; }
 constexpr int kSums = 16;  // moments and colour gradient of a splat, padded
@@ -103,8 +100,9 @@ int avatar_draw_backward(const avatar::gpu::Scene* scene, const avatar::gpu::Buf
 // Exclusive sum over Gaussians of the number of tiles of their boxes: slot_start (B N + 1).
 int avatar_slots(const avatar::gpu::Scene* scene, const avatar::gpu::Buffers* buffers, int32_t* counts, int32_t* slot_start, void* stream);
 int avatar_l1_ssim(const avatar::gpu::Loss* loss, void* stream);
-// v_image = v_l1 * weights * sign(image - target) / total + v_ssim * v_ssim_image / total, scalars read on the device.
-int avatar_l1_ssim_backward(const avatar::gpu::Loss* loss, const float* v_l1, const float* v_ssim, float* v_image, void* stream);
+// v_image = v_l1 * weights * sign(image - target) / total + v_ssim * v_ssim_image / total, scalars read on the device; loss.out is unused.
+int avatar_l1_ssim_backward(const avatar::gpu::Loss* loss, const float* total, const float* v_l1, const float* v_ssim, float* v_image,
+                            void* stream);
 int avatar_sh(const avatar::gpu::Sh* job, void* stream);
 int avatar_sh_backward(const avatar::gpu::Sh* job, void* stream);
 

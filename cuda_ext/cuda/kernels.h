@@ -7,9 +7,16 @@
 
 namespace avatar::gpu {
 
-constexpr int kRecordGeometry = 8;  // x, y, a, b, c, log2_opacity, depth, unused; then the colour
 constexpr int kDepthBits = 28;
 constexpr unsigned kDepthEnd = 1u << kDepthBits;  // sort_key in animate.cu; the last value is for invisible splats
+
+// Both poses of a frame, (2, 3, 4).
+__device__ inline void load_poses(const float* source, scalar::Poses<float>& poses) {
+    for (int i = 0; i < 12; ++i) {
+        poses.head[i] = source[i];
+        poses.torso[i] = source[12 + i];
+    }
+}
 
 void animate_and_project(const Scene& scene, const Buffers& out, cudaStream_t stream);
 int animate_blocks(int count);

@@ -151,10 +151,10 @@ __global__ void __launch_bounds__(kBlock) ssim_gradient(Loss loss) {
     }
 }
 
-__global__ void __launch_bounds__(kBlock) image_gradient(Loss loss, const float* v_l1, const float* v_ssim, float* v_image) {
+__global__ void __launch_bounds__(kBlock) image_gradient(Loss loss, const float* total, const float* v_l1, const float* v_ssim, float* v_image) {
     const int64_t at = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
     if (at >= static_cast<int64_t>(loss.batch) * loss.height * loss.width * loss.channels) return;
-    const float difference = loss.image[at] - loss.target[at], scale = 1.0f / loss.out[2];
+    const float difference = loss.image[at] - loss.target[at], scale = 1.0f / *total;
     const float sign = difference > 0.0f ? 1.0f : difference < 0.0f ? -1.0f : 0.0f;
     v_image[at] = *v_l1 * scale * sign * loss.weights[at / loss.channels] + *v_ssim * scale * loss.v_ssim_image[at];
 }
@@ -184,8 +184,8 @@ extern "C" int avatar_l1_ssim(const Loss* loss, void* stream) {
     return cudaGetLastError();
 }
 
-extern "C" int avatar_l1_ssim_backward(const Loss* loss, const float* v_l1, const float* v_ssim, float* v_image, void* stream) {
+extern "C" int avatar_l1_ssim_backward(const Loss* loss, const float* total, const float* v_l1, const float* v_ssim, float* v_image, void* stream) {
     const int64_t size = static_cast<int64_t>(loss->batch) * loss->height * loss->width * loss->channels;
-    launch(image_gradient, dim3(blocks_for(size)), kBlock, static_cast<cudaStream_t>(stream), *loss, v_l1, v_ssim, v_image);
+    launch(image_gradient, dim3(blocks_for(size)), kBlock, static_cast<cudaStream_t>(stream), *loss, total, v_l1, v_ssim, v_image);
     return cudaGetLastError();
 }

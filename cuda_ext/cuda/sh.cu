@@ -8,11 +8,12 @@ namespace {
 
 using scalar::Poses;
 
-__device__ void load_poses(const Sh& job, int frame, Poses<float>& poses) {
-    for (int i = 0; i < 12; ++i) {
-        poses.head[i] = job.poses[frame * 24 + i];
-        poses.torso[i] = job.poses[frame * 24 + 12 + i];
-    }
+// How the camera sees a Gaussian in a frame, and the poses it follows from.
+__device__ scalar::ViewState<float> load_view(const Sh& job, int frame, int splat, Poses<float>& poses) {
+    load_poses(job.poses + frame * 24, poses);
+    scalar::ViewState<float> state;
+    scalar::view_state(job.means + 3 * (static_cast<int64_t>(frame) * job.splats + splat), job.skin[splat], poses, state);
+    return state;
 }
 
 __global__ void __launch_bounds__(kBlock) sh_colors(Sh job) {
@@ -20,11 +21,8 @@ __global__ void __launch_bounds__(kBlock) sh_colors(Sh job) {
     if (splat >= job.splats) return;
     const int64_t i = static_cast<int64_t>(frame) * job.splats + splat;
     Poses<float> poses;
-    load_poses(job, frame, poses);
-    scalar::ViewState<float> state;
-    scalar::view_state(job.means + 3 * i, job.skin[splat], poses, state);
     float factors[kShTerms];
-    scalar::sh_factors(state.direction, factors);
+    scalar::sh_factors(load_view(job, frame, splat, poses).direction, factors);
     const float* sh = job.sh + static_cast<int64_t>(splat) * job.terms * job.channels;
     for (int c = 0; c < job.channels; ++c) {
         float sum = 0.0f;
@@ -41,10 +39,8 @@ __global__ void __launch_bounds__(kBlock) sh_gradient(Sh job) {
     for (int k = 0; k < 32; ++k) sums[k] = 0.0f;
     if (splat < job.splats) {
         Poses<float> poses;
-        load_poses(job, frame, poses);
         const float skin = job.skin[splat];
-        scalar::ViewState<float> state;
-        scalar::view_state(job.means + 3 * i, skin, poses, state);
+        const scalar::ViewState<float> state = load_view(job, frame, splat, poses);
         const float* sh = job.sh + static_cast<int64_t>(splat) * job.terms * job.channels;
         float v_factors[kShTerms] = {0.0f, 0.0f, 0.0f, 0.0f}, v_pose[12], v_skin;
         for (int t = 0; t < job.terms; ++t)
@@ -76,11 +72,8 @@ __global__ void __launch_bounds__(kBlock) sh_sum_frames(Sh job) {
     for (int frame = 0; frame < job.batch; ++frame) {
         const int64_t i = static_cast<int64_t>(frame) * job.splats + splat;
         Poses<float> poses;
-        load_poses(job, frame, poses);
-        scalar::ViewState<float> state;
-        scalar::view_state(job.means + 3 * i, job.skin[splat], poses, state);
         float factors[kShTerms];
-        scalar::sh_factors(state.direction, factors);
+        scalar::sh_factors(load_view(job, frame, splat, poses).direction, factors);
         for (int t = 0; t < job.terms; ++t)
             for (int c = 0; c < job.channels; ++c) v_sh[t * job.channels + c] += factors[t] * job.v_colors[i * job.channels + c];
         v_skin += job.v_skin_frames[i];

@@ -140,7 +140,7 @@ void run_cuda(Input& in, Array<float>& image, Array<float>& alpha, bool ordered,
     Array<float> means(3 * items), quats(4 * items), scales(3 * items), opacity(items), colors(in.channels * items), skin(in.splats);
     Array<float> poses(24 * size_t(in.batch)), intrinsics(4), background(in.background.size), sink(2 * size_t(in.splats));
     Array<float> sums(items * kSums), v_attributes(items * kAttributeStride), v_mean2d(2 * items);
-    Array<double> pose_partials(size_t(in.batch) * avatar_blocks(in.splats) * kPoseSums);
+    Array<double> pose_partials(size_t(in.batch) * avatar_blocks(in.splats) * avatar::kPoseSums);
     for (size_t i = 0; i < sink.size; ++i) sink[i] = 0.0f;
     avatar::gpu::Gradients g{};
     g.v_image = in.v_image.get();

@@ -27,6 +27,11 @@ constexpr double kFovMargin = 0.15;         // Jacobian clamp beyond the image b
 constexpr double kLogScaleMin = -20.0, kLogScaleMax = 8.0;
 constexpr double kQuatEps = 1e-12;
 
+constexpr int kAttributes = 14;     // of a basis row: mean 3, quat 4, log scale 3, colour 3, opacity logit 1
+constexpr int kRecordGeometry = 8;  // of a projected splat: x, y, a, b, c, log2_opacity, depth, unused; then the colour
+constexpr int kMoments = 6;         // sums of a splat's gradient over its pixels, before those of its colour
+constexpr int kPoseSums = 28;       // gradient of head 12, torso 12, fx, fy, cx, cy
+
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 constexpr double kLog2AlphaMin = -7.994353436858858;  // log2(1 / 255)
