@@ -96,6 +96,8 @@ def fit(
         speech = speech_stage(capture, track, run, reporter)
 
     frames = FrameSet(capture, track, device, speech)
+    if frames.exposure.drifts:
+        reporter.say(f"The camera's exposure drifts by {frames.exposure.spread:.1%}; this is taken out.")
     with _timed(run, "training"):
         trainer = train_stage(frames, run, resume, reporter)
         model, motion_facts = finished_model(trainer, reporter)

@@ -51,7 +51,7 @@ def held_out_scores(frames: FrameSet, config: FitConfig) -> dict[str, Any]:
         batch = frames.batch(np.array([index]))
         with torch.no_grad():
             image = model(batch.motion).image[0].clamp(0, 1).cpu().numpy()
-        scores.add(image, frames.capture.frames[int(index)], frames.track.regions.labels(int(index)))
+        scores.add(image, frames.picture(int(index)), frames.track.regions.labels(int(index)))
     return scores.result()
 
 

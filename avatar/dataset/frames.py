@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from avatar.conventions import HELD_OUT_FRACTION, REGION_BACKGROUND
+from avatar.dataset.exposure import Exposure
 from avatar.types import Camera, Capture, Motion, SpeechFeatures, Track
 
 
@@ -36,7 +37,7 @@ class FrameBatch:
 
     indices: Int[Tensor, " B"]
     images: Float[Tensor, "B H W 3"]
-    """0..1, the video's own colours."""
+    """0..1, the video's own colours, drifting exposure taken out."""
     labels: Int[Tensor, "B H W"]
     """REGION_* per pixel."""
     matte: Float[Tensor, "B H W"]
@@ -114,6 +115,7 @@ class FrameSet:
             raise ValueError(f"capture has {len(capture.frames)} frames, track has {len(track.times)}")
         self.capture, self.track, self.device, self.speech = capture, track, device, speech
         self.motion = motion_tensors(track, device)
+        self.exposure = Exposure(capture, track)
         split = held_out_start(len(track.times))
         index = np.arange(len(track.times))
         self.train_indices: np.ndarray = index[:split][track.valid[:split]]
@@ -137,7 +139,7 @@ class FrameSet:
 
     def batch(self, indices: np.ndarray) -> FrameBatch:
         """Reads frames from disk; `indices` (B,) frame numbers of the clip."""
-        images = np.stack([self.capture.frames[int(i)] for i in indices])
+        images = np.stack([self.picture(int(i)) for i in indices])
         labels = np.stack([self.track.regions.labels(int(i)) for i in indices])
         matte = np.stack([self.track.regions.matte(int(i)) for i in indices])
         # The matte decides what is person; labels only say which part.
@@ -151,6 +153,10 @@ class FrameSet:
             mouth_boxes=torch.tensor([self.mouth_box(int(i)) for i in indices], device=self.device),
             motion=self.motion_of(index),
         )
+
+    def picture(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A frame of the clip, drifting exposure taken out."""
+        return self.exposure.removed(self.capture.frames[index], index)
 
     def uncovered(self) -> Bool[Tensor, "H W"]:
         """Pixels at which some frame of the clip (of an even choice) shows what is behind the person."""

@@ -69,9 +69,13 @@ def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Moti
     return Motion(tracked.times, coefficients, tracked.camera_from_head, tracked.camera_from_torso)
 
 
-def render_as_clip(avatar: Avatar, frames: FrameSet, motion: Motion) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Draws through the camera of the clip's own tracking (the same as the avatar's for the clip it was made from)."""
-    return avatar.frames(motion, camera=frames.camera)
+def render_as_clip(
+    avatar: Avatar, frames: FrameSet, motion: Motion, indices: np.ndarray
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Draws through the camera of the clip's own tracking (the same as the avatar's for the clip it was made from),
+    with the exposure of the frames whose numbers are given."""
+    for index, image in zip(indices, avatar.frames(motion, camera=frames.camera), strict=True):
+        yield frames.exposure.applied(image, int(index))
 
 
 def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save_frames: Path | None = None) -> HeldOut:
@@ -117,7 +121,7 @@ def refined_motion(
     avatar: Avatar, frames: FrameSet, indices: np.ndarray, tracked: Motion, reporter: Reporter
 ) -> Motion:
     """The tracked motion also refined against the frames themselves."""
-    pictures = (frames.capture.frames[int(i)] for i in indices)
+    pictures = (frames.picture(int(i)) for i in indices)
     with reporter.bar("refining held-out motion", len(indices)) as bar:
         return refine_motion(avatar.model, pictures, tracked, frames.camera, advance=bar.advance)
 
@@ -129,7 +133,7 @@ def _scored(
     """Scores of one row; its pictures go to `save_frames` where that is given."""
     scores = Scores(LandmarkDistance())
     with reporter.bar(what, len(indices)) as bar:
-        for index, image in zip(indices, render_as_clip(avatar, frames, motion), strict=True):
+        for index, image in zip(indices, render_as_clip(avatar, frames, motion, indices), strict=True):
             truth = frames.capture.frames[int(index)]
             labels = frames.track.regions.labels(int(index))
             psnr = scores.add(image, truth, labels, frames.mouth_box(int(index)), int(index))
@@ -144,11 +148,11 @@ def preview(avatar: Avatar, frames: FrameSet) -> tuple[Iterator[UInt8[np.ndarray
     indices = evaluated_indices(frames)
     sources = {
         "truth": (frames.capture.frames[int(i)] for i in indices),
-        "tracked": render_as_clip(avatar, frames, tracked_motion(frames, indices)),
+        "tracked": render_as_clip(avatar, frames, tracked_motion(frames, indices), indices),
     }
     spoken = speech_motion(avatar, frames, indices)
     if spoken is not None:
-        sources["speech-driven"] = render_as_clip(avatar, frames, spoken)
+        sources["speech-driven"] = render_as_clip(avatar, frames, spoken, indices)
     return preview_frames(sources), indices
 
 
@@ -158,7 +162,7 @@ def _shown_frames(
     shown = []
     for label, position in representative_frames(per_frame).items():
         index = indices[[position]]
-        image = next(render_as_clip(avatar, frames, tracked_motion(frames, index)))
+        image = next(render_as_clip(avatar, frames, tracked_motion(frames, index), index))
         truth = frames.capture.frames[int(index[0])]
         shown.append(HeldOutFrame(int(index[0]), label, per_frame[position], truth, image))
     return tuple(shown)
@@ -168,9 +172,10 @@ def shown_frames(avatar: Avatar, frames: FrameSet, numbers: Sequence[int]) -> tu
     """The frames of the given numbers as a comparison shows them, tracked motion."""
     if not numbers:
         return ()
-    motion = tracked_motion(frames, np.asarray(numbers))
+    indices = np.asarray(numbers)
+    motion = tracked_motion(frames, indices)
     shown = []
-    for number, image in zip(numbers, render_as_clip(avatar, frames, motion), strict=True):
+    for number, image in zip(numbers, render_as_clip(avatar, frames, motion, indices), strict=True):
         box, truth = _mouth_square(frames, number), frames.capture.frames[number]
         shown.append(ShownFrame(number, truth, image, crop_square(truth, box), crop_square(image, box)))
     return tuple(shown)
@@ -187,10 +192,10 @@ def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: 
     tracked = tracked_motion(frames, indices)
     crops = []
     for position in positions:
-        index = int(indices[position])
+        index, one = int(indices[position]), slice(position, position + 1)
         box = _mouth_square(frames, index)
         pictures = [
-            crop_square(next(render_as_clip(avatar, frames, motion.at(slice(position, position + 1)))), box)
+            crop_square(next(render_as_clip(avatar, frames, motion.at(one), indices[one])), box)
             for motion in (tracked, spoken)
             if motion is not None
         ]

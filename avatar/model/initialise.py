@@ -98,7 +98,7 @@ def _branch_init(frames: FrameSet, name: str, sources: list[int], count: int, rn
         pick = rng.choice(len(ys), n, replace=len(ys) < n)
         pixels = np.stack([xs[pick], ys[pick]], axis=1) + rng.random((n, 2))
         points.append(lift_pixels(frames, i, name, pixels))
-        colors.append(frames.capture.frames[i][ys[pick], xs[pick]] / 255.0)
+        colors.append(frames.picture(i)[ys[pick], xs[pick]] / 255.0)
     means = np.concatenate(points)
     return _as_init(means, np.concatenate(colors), name)
 

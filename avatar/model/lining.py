@@ -18,6 +18,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from scipy.spatial import cKDTree
 
 from avatar.dataset import FrameSet
+from avatar.geometry import project, transform
 from avatar.model.gaussians import Branch
 from avatar.model.initialise import SKULL_CENTRE_CM, SKULL_RADII_CM, diverse_frames, head_share_logits
 from avatar.model.model import AvatarModel
@@ -99,18 +100,14 @@ def _inside_outlines(points: Float[np.ndarray, "P 3"], frames: FrameSet) -> Bool
     weight = (1 / (1 + np.exp(-head_share_logits(points, NECK_BLEND_CM))))[:, None]
     inside = np.ones(len(points), bool)
     for i in diverse_frames(frames, OUTLINE_FRAMES):
-        seen = sum(
-            share * (points @ pose[:3, :3].T + pose[:3, 3])
-            for share, pose in ((weight, track.camera_from_head[i]), (1 - weight, track.camera_from_torso[i]))
-        )
-        across = camera.focal_px / np.maximum(seen[:, 2], 1e-3)
-        column, row = (
-            np.floor(seen[:, k] * across + centre).astype(int) for k, centre in ((0, camera.cx), (1, camera.cy))
-        )
-        depth = distance_transform_edt(frames.track.regions.matte(i) >= SOLID_MATTE)
+        head, torso = (transform(pose[i], points) for pose in (track.camera_from_head, track.camera_from_torso))
+        seen = weight * head + (1 - weight) * torso
+        column, row = np.floor(project(camera, seen)).astype(int).T
+        solid = track.regions.matte(i) >= SOLID_MATTE
+        depth = np.full(solid.shape, np.inf) if solid.all() else np.asarray(distance_transform_edt(solid))
         within = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
         reach = depth[row.clip(0, camera.height - 1), column.clip(0, camera.width - 1)]
-        inside &= within & (reach > 2 * SIGMA_CM * across)
+        inside &= within & (reach > 2 * SIGMA_CM * camera.focal_px / seen[:, 2])
     return inside
 
 

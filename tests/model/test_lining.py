@@ -15,8 +15,8 @@ from avatar.model import AvatarModel, add_lining, initial_model
 from avatar.model.lining import LEAST_Z_CM, SPACING_CM
 
 DENSE = ModelConfig(
-    face=BranchConfig(2500, 2), mouth=BranchConfig(40, 2), torso=BranchConfig(400, 3), driver_hidden=4, start_fraction=1.0
-)  # fmt: skip
+    BranchConfig(2500, 2), BranchConfig(40, 2), BranchConfig(400, 3), driver_hidden=4, start_fraction=1.0
+)
 
 
 @pytest.fixture()
