@@ -36,7 +36,7 @@ fi
 "$python" -m pytest -m gpu -p no:cacheprovider tests/raster 2>&1 | tee "$out/$name-tests.txt"
 fitted=()
 if [ -d "$run" ]; then
-  /usr/bin/env time -p "$python" -m avatar fit captures/demo.mp4 -o "$run" --preset cpu --device cuda 2>&1 | tee "$out/$name-fit.txt"
+  { time -p "$python" -m avatar fit captures/demo.mp4 -o "$run" --preset cpu --device cuda; } 2>&1 | tee "$out/$name-fit.txt"
   fitted=("$run/run.avatar")
 fi
 "$python" -m avatar bench "${fitted[@]}" --scenes build/gpu_check/scenes --json "$out/$name.json" | tee "$out/$name.txt"

@@ -55,6 +55,7 @@ def bench(
     present = [name for name in backends if name not in absent]
     if not present:
         raise UserError(f"No backend can run here: {'; '.join(f'{k}: {v}' for k, v in absent.items())}.")
+    fps = {} if avatar is None else _avatar_rows(avatar, present, seconds)
     rows: list[Figures] = []
     with reporter.bar("measuring", len(sizes) * len(present)) as bar:
         for size in sizes:
@@ -72,7 +73,7 @@ def bench(
         },
         "unavailable": absent,
         "rows": [dataclasses.asdict(row) for row in rows],
-        "avatar_fps": {} if avatar is None else _avatar_rows(avatar, present, seconds),
+        "avatar_fps": fps,
     }
     if json_path is not None:
         with replacing(json_path) as partial:

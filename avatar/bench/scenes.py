@@ -70,7 +70,10 @@ def load_or_make(size: SceneSize, folder: Path | None) -> list[Tensor]:
     path = folder / f"{size.name}.safetensors"
     if not path.exists():
         scene = make_scene(size.splats, size.size, size.batch)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The scenes folder {folder} cannot be made: {one_line(error)}.") from None
         save_tensors(path, dict(zip(NAMES, scene, strict=True)), {"seed": "0"})
         return scene
     try:

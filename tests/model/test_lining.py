@@ -14,9 +14,8 @@ from avatar.geometry import matrix_from_euler
 from avatar.model import AvatarModel, add_lining, initial_model
 from avatar.model.lining import LEAST_Z_CM, SPACING_CM
 
-DENSE = ModelConfig(
-    BranchConfig(2500, 2), BranchConfig(40, 2), BranchConfig(400, 3), driver_hidden=4, start_fraction=1.0
-)
+BRANCHES = (BranchConfig(2500, 2), BranchConfig(40, 2), BranchConfig(400, 3))
+DENSE = ModelConfig(*BRANCHES, driver_hidden=4, start_fraction=1.0)
 
 
 @pytest.fixture()
