@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,9 +36,10 @@ from avatar.files import save_tensors
 from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.model import COLUMNS_PER_TOKEN, SpeechModelConfig, windows
 from avatar.speech.model import SILENCE as DIGITAL_SILENCE
-from avatar.speech.prior import Prior, PriorConfig
+from avatar.speech.prior import LEAD_TOKENS, Prior, PriorConfig
 
-LOOK_AHEAD = SpeechModelConfig().look_ahead_tokens
+LOOK_AHEAD = SpeechModelConfig().look_ahead_tokens - LEAD_TOKENS
+"""Tokens heard after the one that is told: a mouth has its shape LEAD_TOKENS before its sound is heard."""
 MOUTH = len(MOUTH_BLENDSHAPES)
 
 
@@ -52,6 +54,8 @@ class Settings:
     """Of synthetic speech."""
     minutes: float = 45.0
     """How long to train; the learning rate falls to zero over them."""
+    start: Path | None = None
+    """A prior to go on from."""
     width: int = 192
     batch: int = 24
     tokens: int = 160
@@ -95,6 +99,8 @@ def main(settings: Settings) -> None:
         outputs=MOUTH + len(CLASSES),
     )  # fmt: skip
     model, averaged = Prior(config, settings.dropout), Prior(config).eval()
+    if settings.start is not None:
+        model.load_state_dict({k: v.float() for k, v in load_file(settings.start).items()})
     averaged.load_state_dict(model.state_dict())
     trained, kept = list(model.parameters()), list(averaged.parameters())
     print(f"parameters: {sum(p.numel() for p in trained)}", flush=True)

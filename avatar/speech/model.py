@@ -53,11 +53,11 @@ class SpeechModelConfig:
     """Tokens of log-mel that the first layer sees at once (this one and those before it)."""
     memory_size: int = 0
     """Moments of the clip that the memory holds; 0 has none."""
-    memory_tokens: int = 12
+    memory_tokens: int = 16
     """Tokens that the memory compares."""
-    memory_bands: int = 16
+    memory_bands: int = 32
     """Bands of the memory's coarse log-mel."""
-    memory_sharpness: float = 0.7
+    memory_sharpness: float = 0.5
     """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
     context_tokens: int = 24
     """Tokens an attention layer reaches back to, itself included: 0.48 s."""
@@ -151,7 +151,8 @@ class Memory(nn.Module):
         inputs = c.memory_tokens * c.memory_bands
         self.sharpness = c.memory_sharpness
         self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.register_load_state_dict_pre_hook(_one_scale_for_all)
         self.register_buffer("centres", torch.zeros(c.memory_size, inputs))
         self.register_buffer("weight", torch.zeros(c.memory_size, c.outputs))
         self.register_buffer("bias", torch.zeros(c.outputs))
@@ -159,6 +160,14 @@ class Memory(nn.Module):
     def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D"]:
         """Standardised outputs for windows of `coarse_windows`."""
         return self.bias + likeness((windows - self.mean) * self.scale, self.centres, self.sharpness) @ self.weight
+
+
+def _one_scale_for_all(memory: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Files of before the scales differed by token hold a single number."""
+    scale = weights.get(f"{prefix}scale")
+    if scale is not None and scale.dim() == 0:
+        assert isinstance(memory, Memory)
+        weights[f"{prefix}scale"] = scale.expand_as(memory.mean)
 
 
 def likeness(a: Float[Tensor, "*B n F"], b: Float[Tensor, "m F"], sharpness: float) -> Float[Tensor, "*B n m"]:

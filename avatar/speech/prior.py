@@ -15,6 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LEAD_TOKENS = 2
+"""Lips and jaw have a sound's shape about 40 ms before it is heard: on three real clips the network's p, b and m fit
+the closed lips best when they are moved by 20 to 60 ms."""
+
 
 @dataclass(frozen=True)
 class PriorConfig:

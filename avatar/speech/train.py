@@ -63,6 +63,11 @@ class SpeechTrainConfig:
     score_every: int = 50
     margin_tokens: int = 10
     """Around a left-out part, not learned from either: what the part's own sound says of its neighbours."""
+    focus_seconds: tuple[float, float] = (0.04, 0.04)
+    """The memory compares the sound of this long after the mouth's moment most, and other sound by a Gaussian of this
+    spread: lips and jaw are ahead of what is heard of them."""
+    focus_floor: float = 0.2
+    """Least weight of a token in that comparison; the largest is 1."""
     memory_size: int = 1500
     """Most moments of the clip that the memory holds."""
     ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -204,8 +209,8 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
     chosen = known[torch.linspace(0, len(known) - 1, min(config.memory_size, len(known))).long()]
     c = replace(config.model, memory_size=len(chosen))
     x = _windows(lesson.log_mel, c)
-    mean = x[known].mean(0)
-    scale = 1 / (x[known] - mean).square().sum(1).mean().sqrt().clamp(min=1e-6)
+    mean, focus = x[known].mean(0), _focus(config)
+    scale = focus / ((x[known] - mean) * focus).square().sum(1).mean().sqrt().clamp(min=1e-6)
     x = (x - mean) * scale
     k = likeness(x, x[chosen], c.memory_sharpness).double()
     centre, y = k[chosen], lesson.targets.z.double()
@@ -220,6 +225,14 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
         "memory.weight": weight[:, :outputs].float(), "memory.bias": bias[:outputs].float(),
     }  # fmt: skip
     return _Remembered(c, tensors, said[best], config.ridges[best])
+
+
+def _focus(config: SpeechTrainConfig) -> Float[Tensor, " F"]:
+    """Weight of each number of a window."""
+    c, (centre, spread) = config.model, config.focus_seconds
+    seconds = (torch.arange(c.memory_tokens) - (c.memory_tokens - 1) + c.look_ahead_tokens) / TOKEN_RATE
+    bell = torch.exp(-0.5 * ((seconds - centre) / spread) ** 2)
+    return (config.focus_floor + (1 - config.focus_floor) * bell).repeat(c.memory_bands)
 
 
 def _solve(

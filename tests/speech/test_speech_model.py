@@ -115,6 +115,14 @@ def test_config_and_weights_rebuild_the_model(model: SpeechModel, mel: torch.Ten
         SpeechModelConfig(look_ahead_tokens=7)
 
 
+def test_a_memory_with_one_scale_for_all_is_still_read(model: SpeechModel, mel: torch.Tensor) -> None:
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    weights["memory.scale"] = torch.tensor(0.1)  # as files of before had it; the model's own are all 0.1
+    again = SpeechModel.from_config(model.config_dict())
+    again.load_state_dict(weights)
+    assert torch.equal(again(mel), model(mel))
+
+
 def test_latency_is_what_is_promised() -> None:
     assert SpeechModel(SpeechModelConfig()).latency_seconds <= 0.160
 

@@ -67,6 +67,16 @@ def test_the_held_out_part_is_not_looked_at(lesson, trained) -> None:
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_the_memory_listens_most_to_what_follows_the_mouth(trained) -> None:
+    model, _ = trained
+    c = model.config
+    by_token = model.memory.scale.view(c.memory_bands, c.memory_tokens)
+    assert torch.equal(by_token[0], by_token[-1])
+    now = c.memory_tokens - 1 - c.look_ahead_tokens
+    assert int(by_token[0].argmax()) == now + 2  # 40 ms later
+    assert by_token[0, now + 2] / by_token[0, 0] == pytest.approx(1 / SMALL.focus_floor, rel=0.01)
+
+
 def test_without_a_held_out_part_there_are_no_held_out_scores(lesson) -> None:
     config = dataclasses.replace(SMALL, steps=2)
     model, scores = train_speech(*lesson, config)
