@@ -7,7 +7,6 @@ numbers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +47,10 @@ class Prior(nn.Module):
         self.taps = nn.ModuleList(nn.Linear(3 * c.width, c.width) for _ in c.dilations)
         self.mixes = nn.ModuleList(nn.Linear(c.width, c.width) for _ in c.dilations)
         self.head = nn.Linear(c.width, c.outputs)
-        for layer in self.mixes:
-            nn.init.normal_(layer.weight, std=0.5 / math.sqrt(c.width))
-            nn.init.zeros_(layer.bias)
+        with torch.no_grad():  # starts near the identity
+            for layer in self.mixes:
+                for value in layer.parameters():
+                    value.mul_(0.5)
 
     def initial_past(self, batch: int) -> Float[Tensor, "B P C"]:
         """What the layers remember before the first token: nothing."""

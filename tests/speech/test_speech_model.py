@@ -115,12 +115,31 @@ def test_config_and_weights_rebuild_the_model(model: SpeechModel, mel: torch.Ten
         SpeechModelConfig(look_ahead_tokens=7)
 
 
-def test_a_memory_with_one_scale_for_all_is_still_read(model: SpeechModel, mel: torch.Tensor) -> None:
-    weights = {k: v.clone() for k, v in model.state_dict().items()}
-    weights["memory.scale"] = torch.tensor(0.1)  # as files of before had it; the model's own are all 0.1
+def test_files_of_before_lips_were_shut_say_what_they_said(model: SpeechModel, mel: torch.Tensor) -> None:
+    weights = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith(("closing", "closed"))}
+    weights["memory.scale"] = torch.tensor(0.1)  # the model's own are all 0.1
+    for name in ("memory.weight", "memory.bias"):
+        weights[name] = weights[name][..., :-1]
     again = SpeechModel.from_config(model.config_dict())
     again.load_state_dict(weights)
     assert torch.equal(again(mel), model(mel))
+
+
+def test_sure_closings_shut_the_lips_and_never_open_them(model: SpeechModel, mel: torch.Tensor) -> None:
+    shut = SpeechModel.from_config(model.config_dict())
+    shut.load_state_dict(model.state_dict())
+    shut.closing[0], shut.closing[1] = -1.0, 1.0  # the first coefficient falls to its closed value, the second rises
+    shut.closed[:2] = torch.tensor([-5.0, 5.0])
+    shut.memory.weight[:, -1] = 0.0
+    shut.memory.bias[-1], shut.closing_from.data, shut.closing_to.data = 0.6, torch.tensor(0.5), torch.tensor(0.7)
+    before, after = model(mel), shut(mel)
+    inside = (before != 0.25).any(-1) & (mel.mean(-1)[:, ::2] > CONFIG.gate_open)  # the gate is open
+    half = 0.5 * (shut.closed[:2] - before[..., :2])
+    pulled = before[..., :2] + torch.stack([half[..., 0].clamp(max=0), half[..., 1].clamp(min=0)], dim=-1)
+    assert inside.float().mean() > 0.9
+    assert torch.allclose(after[inside][:, :2], pulled[inside], atol=1e-3)
+    assert torch.equal(after[..., 2:], before[..., 2:])
+    assert (after[..., 0] - before[..., 0]).min() < -0.5
 
 
 def test_latency_is_what_is_promised() -> None:

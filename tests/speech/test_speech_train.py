@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from avatar.conventions import MOUTH_BLENDSHAPES
 from avatar.errors import UserError
 from avatar.speech import SpeechModel, SpeechModelConfig, SpeechTrainConfig, train_speech
 from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.features import log_mel
-from avatar.speech.model import SILENCE
-from avatar.speech.targets import speech_targets
+from avatar.speech.model import SILENCE, pad_with_silence, token_times
+from avatar.speech.targets import closing, speech_targets
 from avatar.types import SpeechFeatures, Track
 
 SMALL = SpeechTrainConfig(
@@ -75,6 +76,22 @@ def test_the_memory_listens_most_to_what_follows_the_mouth(trained) -> None:
     now = c.memory_tokens - 1 - c.look_ahead_tokens
     assert int(by_token[0].argmax()) == now + 2  # 40 ms later
     assert by_token[0, now + 2] / by_token[0, 0] == pytest.approx(1 / SMALL.focus_floor, rel=0.01)
+
+
+def test_shut_lips_are_learned(trained, lesson) -> None:
+    """The talker's mouth shuts at times: the pull knows which way that is, and when."""
+    model, _ = trained
+    jaw = MOUTH_BLENDSHAPES.index("jawOpen")
+    assert model.closing[jaw] == -1
+    assert model.rest[jaw] - 0.05 < model.closed[jaw] < model.target_mean[jaw]
+    assert model.closing_from < model.closing_to
+    features, track = lesson
+    times = token_times(features.times)
+    shut = torch.from_numpy(closing(times, track))
+    state, mel = model.initial_state(), pad_with_silence(torch.from_numpy(features.log_mel)[None], 6)
+    with torch.no_grad():
+        sure = model.member_step(mel, state)[0].mean(0)[0, 6:, -1][: len(shut)]
+    assert sure[shut].mean() > sure[~shut].mean() + 0.2
 
 
 def test_without_a_held_out_part_there_are_no_held_out_scores(lesson) -> None:
