@@ -1,9 +1,9 @@
-"""Teaches a convolutional network what speech sounds like, before it meets anyone.
+"""Teaches a convolutional network what speech sounds like, before it meets anyone: an experiment, see docs/speech.md.
 
 Synthesizers say hours of sentences in thirty languages, and their own phoneme times are the truth; to these comes an
 hour and a half of one real speaker with phone labels. The network learns which sound is spoken (cross-entropy over the
 classes of `speech_corpus/phonemes.py`) and how a mouth would move, from speech varied as far as it can be on the mel
-axis. The corpus is made here, on the spot, from Debian's packages:
+axis. The package does not use it, docs/speech.md says why. The corpus is made here, on the spot, from Debian's packages:
 
     apt-get install espeak-ng flite iso-codes fortunes fortunes-de fortunes-es fortunes-it fortunes-pl fortunes-ru \
         fortunes-cs fortunes-br festival festival-czech festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts \
@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from speech_corpus.corpus import SOURCES, Corpus, load_or_make
+from speech_corpus.network import LEAD_TOKENS, Prior, closed_odds, prior_weights
 from speech_corpus.phonemes import CLASS_INDEX, CLASSES, CLOSED, SILENCE, shape_table
 
 from avatar.conventions import MOUTH_BLENDSHAPES
@@ -36,7 +36,6 @@ from avatar.files import save_tensors
 from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.model import COLUMNS_PER_TOKEN, SpeechModelConfig, windows
 from avatar.speech.model import SILENCE as DIGITAL_SILENCE
-from avatar.speech.prior import LEAD_TOKENS, Prior, PriorConfig
 
 LOOK_AHEAD = SpeechModelConfig().look_ahead_tokens - LEAD_TOKENS
 """Tokens heard after the one that is told: a mouth has its shape LEAD_TOKENS before its sound is heard."""
@@ -94,13 +93,10 @@ def main(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     lesson, exam = load_or_make(settings.corpus, settings.hours * 3600, settings.seed)
     print(f"corpus: {len(lesson.classes) / 50 / 3600:.2f} h, exam {len(exam.classes) / 50 / 60:.1f} min", flush=True)
-    config = PriorConfig(
-        inputs=SpeechModelConfig().stem_tokens * COLUMNS_PER_TOKEN * lesson.log_mel.shape[1], width=settings.width,
-        outputs=MOUTH + len(CLASSES),
-    )  # fmt: skip
-    model, averaged = Prior(config, settings.dropout), Prior(config).eval()
+    inputs = SpeechModelConfig().stem_tokens * COLUMNS_PER_TOKEN * lesson.log_mel.shape[1]
+    model, averaged = Prior(inputs, settings.width, settings.dropout), Prior(inputs, settings.width).eval()
     if settings.start is not None:
-        model.load_state_dict({k: v.float() for k, v in load_file(settings.start).items()})
+        model.load_state_dict(prior_weights(settings.start))
     averaged.load_state_dict(model.state_dict())
     trained, kept = list(model.parameters()), list(averaged.parameters())
     print(f"parameters: {sum(p.numel() for p in trained)}", flush=True)
@@ -188,21 +184,16 @@ def _heard(log_mel: Tensor) -> Tensor:
 
 def _loss(model: Prior, x: Tensor, y: Tensor, settings: Settings) -> Tensor:
     model.train()
-    hidden, _ = model(_heard(x), model.initial_past(len(x)))
-    said, y = model.head(hidden)[:, SKIPPED_TOKENS + LOOK_AHEAD :], y[:, SKIPPED_TOKENS:-LOOK_AHEAD]
+    said, _ = model(_heard(x), model.initial_past(len(x)))
+    said, y = said[:, SKIPPED_TOKENS + LOOK_AHEAD :], y[:, SKIPPED_TOKENS:-LOOK_AHEAD]
     truth = y[..., MOUTH:] * (1 - settings.smoothing) + settings.smoothing / len(CLASSES)
     log_p = said[..., MOUTH:].log_softmax(-1)
     cross = -(truth * log_p).sum(-1).mean()
     square = ((said[..., :MOUTH] - y[..., :MOUTH]) ** 2).mean()
-    closed = F.binary_cross_entropy_with_logits(_closed_logit(log_p), y[..., MOUTH:][..., CLOSED].sum(-1).clamp(0, 1))
+    closed = F.binary_cross_entropy_with_logits(
+        closed_odds(said)[..., 0], y[..., MOUTH:][..., CLOSED].sum(-1).clamp(0, 1)
+    )
     return cross + settings.mouth_weight * square + settings.closed_weight * closed
-
-
-def _closed_logit(log_p: Tensor) -> Tensor:
-    """Log odds that the sound is p, b or m."""
-    shut = log_p[..., CLOSED].logsumexp(-1)
-    open_ = log_p[..., [i for i in range(len(CLASSES)) if i not in CLOSED]].logsumexp(-1)
-    return shut - open_
 
 
 @torch.no_grad()
@@ -211,8 +202,8 @@ def _exam(model: Prior, data: tuple[Tensor, Tensor]) -> dict[str, float]:
     past, out = model.initial_past(1), []
     heard = _heard(data[0][None])
     for block in heard.split(2048, dim=1):
-        hidden, past = model(block, past)
-        out.append(model.head(hidden)[0])
+        said, past = model(block, past)
+        out.append(said[0])
     z, y = torch.cat(out)[LOOK_AHEAD:], data[1][:-LOOK_AHEAD]
     told, true = z[:, MOUTH:].argmax(1), y[:, MOUTH:].argmax(1)
     shut = torch.isin(true, torch.tensor(CLOSED))
