@@ -3,7 +3,8 @@
 Synthesizers say hours of sentences in thirty languages, and their own phoneme times are the truth; to these comes an
 hour and a half of one real speaker with phone labels. The network learns which sound is spoken (cross-entropy over the
 classes of `speech_corpus/phonemes.py`) and how a mouth would move, from speech varied as far as it can be on the mel
-axis. The package does not use it, docs/speech.md says why. The corpus is made here, on the spot, from Debian's packages:
+axis. The package does not use it, docs/speech.md says why. The corpus is made here, on the spot, from Debian's
+packages:
 
     apt-get install espeak-ng flite iso-codes fortunes fortunes-de fortunes-es fortunes-it fortunes-pl fortunes-ru \
         fortunes-cs fortunes-br festival festival-czech festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts \

@@ -58,6 +58,8 @@ class SpeechModelConfig:
     """Tokens that the memory compares."""
     memory_bands: int = 32
     """Bands of the memory's coarse log-mel."""
+    memory_rank: int = 96
+    """Directions in which windows are compared; 0 compares all their numbers."""
     memory_sharpness: float = 0.5
     """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
     context_tokens: int = 24
@@ -80,6 +82,8 @@ class SpeechModelConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.n_mels % self.memory_bands:
             raise ValueError("width must be a multiple of heads, and n_mels of memory_bands")
+        if not 0 <= self.memory_rank <= self.memory_tokens * self.memory_bands:
+            raise ValueError(f"memory_rank {self.memory_rank} is more than a window has numbers")
         if not 0 <= self.look_ahead_tokens / TOKEN_RATE <= MAX_LOOK_AHEAD_SECONDS:
             raise ValueError(f"look_ahead_tokens {self.look_ahead_tokens} is more than {MAX_LOOK_AHEAD_SECONDS} s")
 
@@ -145,7 +149,7 @@ class Memory(nn.Module):
     """
 
     mean: Tensor
-    scale: Tensor
+    directions: Tensor
     centres: Tensor
     weight: Tensor
     bias: Tensor
@@ -153,16 +157,17 @@ class Memory(nn.Module):
     def __init__(self, c: SpeechModelConfig) -> None:
         super().__init__()
         inputs = c.memory_tokens * c.memory_bands
+        rank = c.memory_rank or inputs
         self.sharpness = c.memory_sharpness
         self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
-        self.register_buffer("centres", torch.zeros(c.memory_size, inputs))
+        self.register_buffer("directions", torch.eye(inputs, rank))
+        self.register_buffer("centres", torch.zeros(c.memory_size, rank))
         self.register_buffer("weight", torch.zeros(c.memory_size, c.outputs + 1))
         self.register_buffer("bias", torch.zeros(c.outputs + 1))
 
     def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D1"]:
         """Standardised outputs for windows of `coarse_windows`, and the closing."""
-        return self.bias + likeness((windows - self.mean) * self.scale, self.centres, self.sharpness) @ self.weight
+        return self.bias + likeness((windows - self.mean) @ self.directions, self.centres, self.sharpness) @ self.weight
 
 
 def likeness(a: Float[Tensor, "*B n F"], b: Float[Tensor, "m F"], sharpness: float) -> Float[Tensor, "*B n m"]:
@@ -236,7 +241,7 @@ class SpeechModel(nn.Module):
         unknown = set(config) - {f.name for f in fields(SpeechModelConfig)}
         if unknown:
             raise ValueError(f"unknown speech model settings: {', '.join(sorted(unknown))}")
-        return SpeechModel(SpeechModelConfig(**config)).eval()
+        return SpeechModel(SpeechModelConfig(**{"memory_rank": 0} | config)).eval()  # older files: all numbers
 
     @property
     def latency_seconds(self) -> float:
@@ -352,11 +357,11 @@ _BLOCK_TOKENS = 256
 
 
 def _upgrade(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Files of before lips were shut hold one scale for all tokens and no closing; they say what they always said."""
+    """Files of before lips were shut hold one scale for a window and no closing; they say what they always said."""
     assert isinstance(model, SpeechModel)
-    scale = weights.get(f"{prefix}memory.scale")
-    if scale is not None and scale.dim() == 0:
-        weights[f"{prefix}memory.scale"] = scale.expand_as(model.memory.mean)
+    scale = weights.pop(f"{prefix}memory.scale", None)
+    if scale is not None:
+        weights[f"{prefix}memory.directions"] = scale * torch.eye(len(model.memory.mean))
         for name in ("memory.weight", "memory.bias"):
             weights[prefix + name] = F.pad(weights[prefix + name], (0, 1))
         for name in ("closed", "closing", "closing_from", "closing_to"):

@@ -218,9 +218,8 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
     chosen = known[torch.linspace(0, len(known) - 1, min(config.memory_size, len(known))).long()]
     c = replace(config.model, memory_size=len(chosen))
     x = _windows(lesson.log_mel, c)
-    mean, focus = x[known].mean(0), _focus(config)
-    scale = focus / ((x[known] - mean) * focus).square().sum(1).mean().sqrt().clamp(min=1e-6)
-    x = (x - mean) * scale
+    mean, directions = _directions(x[known], config)
+    x = (x - mean) @ directions
     k = likeness(x, x[chosen], c.memory_sharpness).double()
     shut = torch.from_numpy(lesson.targets.closing)
     centre, y = k[chosen], torch.cat([lesson.targets.z, shut[:, None]], dim=1).double()
@@ -231,10 +230,20 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
     weight, bias = _solve(k, centre, y, everything, config.ridges[best : best + 1])[0]
     kept = [*range(c.outputs), -1]
     tensors = {
-        "memory.mean": mean, "memory.scale": scale, "memory.centres": x[chosen],
+        "memory.mean": mean, "memory.directions": directions, "memory.centres": x[chosen],
         "memory.weight": weight[:, kept].float(), "memory.bias": bias[kept].float(),
     }  # fmt: skip
     return _Remembered(c, tensors, said[best][..., :-1], said[best][..., -1], config.ridges[best])
+
+
+def _directions(x: Float[Tensor, "n F"], config: SpeechTrainConfig) -> tuple[Float[Tensor, " F"], Float[Tensor, "F R"]]:
+    """Mean of the windows, and the principal directions of what is listened to, scaled to a mean square of 1."""
+    mean, focus = x.mean(0), _focus(config)
+    heard = ((x - mean) * focus).double()
+    inputs = x.shape[1]
+    _, kept = torch.linalg.eigh(heard.T @ heard)
+    kept = kept.flip(1)[:, : config.model.memory_rank or inputs].float()
+    return mean, focus[:, None] * kept / heard.square().sum(1).mean().sqrt().clamp(min=1e-6).float()
 
 
 def _focus(config: SpeechTrainConfig) -> Float[Tensor, " F"]:

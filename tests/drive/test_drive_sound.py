@@ -28,8 +28,8 @@ class Someone:
         self.person = person
         self.speech = SpeechModel(SpeechModelConfig(members=1, width=8, heads=1, memory_size=1)).eval()
         m, index = self.speech.memory, list(MOUTH_INDICES)
-        m.centres.fill_(-0.09)
-        m.scale.fill_(0.1)
+        m.directions.zero_()[:, 0] = 0.1 / len(m.mean) ** 0.5
+        m.centres.zero_()[0, 0] = -0.09 * len(m.mean) ** 0.5
         m.weight.fill_(-3.0)
         m.bias.fill_(2.0)
         self.speech.target_std.copy_(torch.from_numpy(person.std[index]))

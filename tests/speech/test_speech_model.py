@@ -28,7 +28,7 @@ def model() -> SpeechModel:
             p.add_(torch.randn(p.shape, generator=generator) * 0.2)
         model.memory.centres.copy_(torch.randn(model.memory.centres.shape, generator=generator))
         model.memory.weight.copy_(torch.randn(model.memory.weight.shape, generator=generator))
-        model.memory.scale.fill_(0.1)
+        model.memory.directions.mul_(0.1)
         model.low.fill_(-100.0)
         model.high.fill_(100.0)
         model.rest.fill_(0.25)
@@ -116,13 +116,19 @@ def test_config_and_weights_rebuild_the_model(model: SpeechModel, mel: torch.Ten
 
 
 def test_files_of_before_lips_were_shut_say_what_they_said(model: SpeechModel, mel: torch.Tensor) -> None:
-    weights = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith(("closing", "closed"))}
-    weights["memory.scale"] = torch.tensor(0.1)  # the model's own are all 0.1
+    numbers = {**model.config_dict(), "memory_rank": 0}
+    now = SpeechModel.from_config(numbers)
+    centres = torch.randn(CONFIG.memory_size, len(now.memory.mean), generator=torch.Generator().manual_seed(3))
+    new = {"memory.centres": centres, "memory.directions": 0.1 * torch.eye(len(now.memory.mean))}
+    now.load_state_dict({k: v.clone() for k, v in model.state_dict().items()} | new)
+    held = {k: v.clone() for k, v in now.state_dict().items() if not k.startswith(("closing", "closed"))}
+    del held["memory.directions"]
+    held["memory.scale"] = torch.tensor(0.1)
     for name in ("memory.weight", "memory.bias"):
-        weights[name] = weights[name][..., :-1]
-    again = SpeechModel.from_config(model.config_dict())
-    again.load_state_dict(weights)
-    assert torch.equal(again(mel), model(mel))
+        held[name] = held[name][..., :-1]
+    then = SpeechModel.from_config({k: v for k, v in numbers.items() if k != "memory_rank"})
+    then.load_state_dict(held)
+    assert torch.equal(then(mel), now(mel))
 
 
 def test_sure_closings_shut_the_lips_and_never_open_them(model: SpeechModel, mel: torch.Tensor) -> None:

@@ -71,11 +71,10 @@ def test_the_held_out_part_is_not_looked_at(lesson, trained) -> None:
 def test_the_memory_listens_most_to_what_follows_the_mouth(trained) -> None:
     model, _ = trained
     c = model.config
-    by_token = model.memory.scale.view(c.memory_bands, c.memory_tokens)
-    assert torch.equal(by_token[0], by_token[-1])
+    by_token = model.memory.directions.view(c.memory_bands, c.memory_tokens, -1).square().sum((0, 2))
     now = c.memory_tokens - 1 - c.look_ahead_tokens
-    assert int(by_token[0].argmax()) == now + 2  # 40 ms later
-    assert by_token[0, now + 2] / by_token[0, 0] == pytest.approx(1 / SMALL.focus_floor, rel=0.01)
+    assert int(by_token.argmax()) in (now + 1, now + 2, now + 3)  # 40 ms later
+    assert by_token[now + 2] > 4 * by_token[0]
 
 
 def test_shut_lips_are_learned(trained, lesson) -> None:
