@@ -54,7 +54,7 @@ class SpeechModelConfig:
     """Tokens of log-mel that the first layer sees at once (this one and those before it)."""
     memory_size: int = 0
     """Moments of the clip that the memory holds; 0 has none."""
-    memory_tokens: int = 16
+    memory_tokens: int = 20
     """Tokens that the memory compares."""
     memory_bands: int = 32
     """Bands of the memory's coarse log-mel."""

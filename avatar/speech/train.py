@@ -56,7 +56,7 @@ class SpeechTrainConfig:
     dropout: float = 0.2
     closing_weight: float = 4.0
     """Of moments at which the lips shut for a p, b or m, beside 1 of others."""
-    closing_shares: tuple[float, float] = (0.7, 0.95)
+    closing_shares: tuple[float, float] = (0.65, 0.93)
     """Shares of the clip in which the memory is less sure that the lips shut than where they begin to be pulled, and
     than where they are shut wholly."""
     closing_depth: float = 0.25
