@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from avatar.conventions import SAMPLE_RATE
+from avatar.drive import drive
 from avatar.drive.pieces import PIECE_SECONDS, Pieces
 from avatar.errors import UserError
 from avatar.media import open_media, read_speech
+from avatar.model import Avatar
+from avatar.speech import SpeechModel, SpeechModelConfig
 
 FPS, BLOCK, BLOCKS = 10.0, 30, 25  # 75 s: three whole pieces and a rest
 NOTE: dict[str, object] = {"source": "abc", "gain": 1.0, "style": None}
@@ -111,3 +117,55 @@ def test_no_frame_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no frame"), Pieces(tmp_path / "a.mp4", FPS, NOTE, False) as pieces:
         pieces.join(None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture()
+def talking(small_avatar, tmp_path: Path) -> tuple[Path, Path]:
+    """An avatar file whose mouth follows speech somehow, and six seconds of speech."""
+    import soundfile
+
+    torch.manual_seed(0)
+    model = SpeechModel(SpeechModelConfig(members=1, width=8, heads=2)).eval().requires_grad_(False)
+    model.head.weight.normal_()
+    small_avatar.speech = model
+    small_avatar.metadata = dataclasses.replace(small_avatar.metadata, speech=model.config_dict())
+    small_avatar.save(tmp_path / "someone.avatar")
+    soundfile.write(str(tmp_path / "said.wav"), sound()[: 6 * SAMPLE_RATE], SAMPLE_RATE)
+    return tmp_path / "someone.avatar", tmp_path / "said.wav"
+
+
+def test_driving_is_resumed_with_the_same_bits(talking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    avatar, said = talking
+    monkeypatch.setattr("avatar.drive.pieces.PIECE_SECONDS", 1.0)
+    whole = drive(avatar, said, tmp_path / "whole.mp4", size=16, fps=10.0)
+    shown, _ = pictures(whole)
+    assert len(shown) == 60 and np.ptp(shown.astype(int), axis=0).max() > 0  # and something moves
+
+    real, drawn = Avatar.frames, []
+
+    def broken(self: Avatar, motion, *options):
+        for picture in real(self, motion, *options):
+            if len(drawn) == 35:
+                raise KeyboardInterrupt
+            drawn.append(picture)
+            yield picture
+
+    output = tmp_path / "out.mp4"
+    monkeypatch.setattr(Avatar, "frames", broken)
+    with pytest.raises(KeyboardInterrupt):
+        drive(avatar, said, output, size=16, fps=10.0)
+    drawn.clear()
+    with pytest.raises(UserError, match="had another gain"):
+        drive(avatar, said, output, size=16, fps=10.0, gain=1.5, resume=True)
+    drive(avatar, said, output, size=16, fps=10.0, resume=True)
+    assert 0 < len(drawn) < 35
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_whole_motion_is_driven_block_by_block(small_avatar, tmp_path: Path) -> None:
+    small_avatar.save(tmp_path / "someone.avatar")
+    frames = [{"time": k / 20, "weights": [0.3 + 0.3 * float(np.sin(k))]} for k in range(120)]
+    (tmp_path / "motion.json").write_text(json.dumps({"names": ["jawOpen"], "frames": frames}))
+    output = drive(tmp_path / "someone.avatar", track=tmp_path / "motion.json", output=tmp_path / "out.mp4", size=16)
+    shown, times = pictures(output)
+    assert len(shown) == 120 and times[-1] == pytest.approx(119 / 20, abs=1e-3)
