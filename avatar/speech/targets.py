@@ -21,8 +21,8 @@ from avatar.speech.model import TOKEN_RATE
 from avatar.speech.offset import mouth_signals
 from avatar.types import Track
 
-SLOW_SECONDS = 1.0
-"""Standard deviation of the average that counts as slow expression: a sentence, many syllables."""
+SLOW_SECONDS = 0.6
+"""Standard deviation of the average that counts as slow expression: a phrase, many syllables."""
 LIP_COMPONENTS = 8
 """Principal components of the lips' shape that are learned along."""
 ACTIVE_SPREAD = 0.01
