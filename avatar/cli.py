@@ -163,6 +163,8 @@ class Drive:
     """Frames per second (default: the clip's the avatar was made from, or the track's own)."""
     refine: bool = True
     """With --video: also fit the motion to the video's pictures where it shows the avatar's own person (slower)."""
+    resume: bool = False
+    """Go on with an interrupted run of the same output; what it had drawn is kept beside it."""
 
     def run(self) -> int:
         from avatar.drive import drive

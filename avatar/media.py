@@ -7,7 +7,7 @@ every score. Video is therefore written as limited-range BT.709 and tagged so; `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from jaxtyping import Float32, UInt8
 
 from avatar.conventions import SAMPLE_RATE
 from avatar.errors import UserError, one_line
+from avatar.files import replacing
 
 SCALER_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 """libswscale flags of every conversion: bicubic widens its kernel when shrinking, so it does not alias, and the chroma
@@ -258,8 +259,7 @@ class VideoWriter:
                 writer.add(frame)
 
     `fps` is the constant frame rate, or None when each frame comes with its own time in seconds. `audio` is mono
-    float32 at SAMPLE_RATE, sample 0 at the first frame; where it is not known in advance, start with what there is
-    (possibly nothing) and go on with `add_sound`, ahead of the frames it belongs to.
+    float32 at SAMPLE_RATE, sample 0 at the first frame.
     `crf` is x264's quality (lower is better, 18 hardly visible).
     Frames of odd size get their last row or column repeated, because 4:2:0 video has even sides. Leaving the `with`
     by an exception removes what was written. Raises UserError where the file cannot be written."""
@@ -278,15 +278,14 @@ class VideoWriter:
             raise UserError(f"Cannot write video to {self.path}: it is a folder; add a file name.")
         self._partial = self.path.with_name(f".{self.path.stem}.partial-{os.getpid()}.mp4")
         self._rate = None if fps is None else _frame_rate(fps)
-        self._sound = None if audio is None else _playable(audio)
+        self._audio = audio
         self._crf = crf
         self._container: Any = None
         self._video: Any = None
-        self._audio: Any = None
+        self._sound: _SoundTrack | None = None
         self._converter: Any = None
         self._shape: tuple[int, ...] = ()
         self._last_tick = -1
-        self._sound_done = 0  # samples written; `_sound` begins there
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -296,12 +295,6 @@ class VideoWriter:
             self.close()
         else:
             self.abandon()
-
-    def add_sound(self, samples: Float32[np.ndarray, " S"]) -> None:
-        """Appends sound to the `audio` that the writer was made with."""
-        if self._sound is None:
-            raise ValueError("a writer made without audio takes no sound")
-        self._sound = np.concatenate([self._sound, _playable(samples)])
 
     def add(self, frame: UInt8[np.ndarray, "H W 3"], time: float | int | None = None) -> None:
         """Appends an RGB frame; `time` in seconds, increasing, is needed when the writer has no `fps`."""
@@ -321,10 +314,9 @@ class VideoWriter:
         if self._container is None:
             raise UserError(f"There is no frame to write to {self.path}.")
         with self._sentences():
-            self._feed_sound(float("inf"))
-            for stream in (self._video, self._audio):
-                if stream is not None:
-                    self._container.mux(stream.encode(None))
+            self._container.mux(self._video.encode(None))
+            if self._sound is not None:
+                self._sound.finish()
             container, self._container = self._container, None
             container.close()
             self._partial.replace(self.path)
@@ -357,10 +349,8 @@ class VideoWriter:
         self._tick = Fraction(1, _TICKS_PER_SECOND) if self._rate is None else 1 / self._rate
         context.time_base = self._tick
         self._converter = _YuvConverter(width, height)
-        if self._sound is not None:
-            self._audio = self._container.add_stream("aac", rate=SAMPLE_RATE)
-            self._audio.codec_context.layout = "mono"
-            self._audio.codec_context.bit_rate = 64_000
+        if self._audio is not None:
+            self._sound = _SoundTrack(self._container, [self._audio])
 
     def _encode(self, frame: np.ndarray, time: float | None) -> None:
         tick = self._last_tick + 1 if time is None else round(time / self._tick)
@@ -370,27 +360,49 @@ class VideoWriter:
         picture = self._converter.convert(frame)
         picture.pts, picture.time_base = tick, self._tick
         self._container.mux(self._video.encode(picture))
-        self._feed_sound(float(tick * self._tick) + _AUDIO_LEAD_SECONDS)
+        if self._sound is not None:
+            self._sound.feed(float(tick * self._tick) + _AUDIO_LEAD_SECONDS)
 
-    def _feed_sound(self, until_seconds: float) -> None:
-        from av import AudioFrame
 
-        if self._sound is None:
-            return
-        step = self._audio.codec_context.frame_size or 1024
-        ending = until_seconds == float("inf")
-        at = 0
-        # Only the last frame of sound may be short.
-        while self._sound_done < until_seconds * SAMPLE_RATE and (at + step <= len(self._sound) or ending):
-            chunk = self._sound[at : at + step].astype(np.float32)
+class _SoundTrack:
+    """The sound stream of a container that is written: encoded bit by bit, as far as the picture needs it."""
+
+    def __init__(self, container: Any, pieces: Iterable[Float32[np.ndarray, " S"]]) -> None:
+        self._container = container
+        self._stream = container.add_stream("aac", rate=SAMPLE_RATE)
+        self._stream.codec_context.layout = "mono"
+        self._stream.codec_context.bit_rate = 64_000
+        self._pieces = iter(pieces)
+        self._ended = False
+        self._waiting = np.zeros(0, np.float32)
+        self._done = 0  # samples written; `_waiting` begins there
+
+    def feed(self, until_seconds: float) -> None:
+        """Encodes the sound up to a time of the video."""
+        step = self._stream.codec_context.frame_size or 1024
+        while self._done < until_seconds * SAMPLE_RATE:
+            while len(self._waiting) < step and not self._ended:
+                piece = next(self._pieces, None)
+                self._ended = piece is None
+                if piece is not None:
+                    self._waiting = np.concatenate([self._waiting, _playable(piece)])
+            chunk, self._waiting = self._waiting[:step], self._waiting[step:]
             if len(chunk) == 0:
                 break
-            frame = AudioFrame.from_ndarray(chunk[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), self._sound_done
-            self._container.mux(self._audio.encode(frame))
-            self._sound_done += len(chunk)
-            at += len(chunk)
-        self._sound = self._sound[at:]
+            self._encode(chunk)
+
+    def finish(self) -> None:
+        """Encodes what is left."""
+        self.feed(float("inf"))
+        self._container.mux(self._stream.encode(None))
+
+    def _encode(self, chunk: Float32[np.ndarray, " S"]) -> None:
+        from av import AudioFrame
+
+        frame = AudioFrame.from_ndarray(chunk[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), self._done
+        self._container.mux(self._stream.encode(frame))
+        self._done += len(chunk)
 
 
 def _playable(samples: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, " S"]:
@@ -417,6 +429,56 @@ def write_video(
         else:
             for frame, time in zip(frames, times, strict=False):
                 writer.add(frame, float(time))
+
+
+def join_videos(
+    parts: Sequence[Path], path: Path, fps: Fraction | float | int, sound: Iterable[Float32[np.ndarray, " S"]] | None
+) -> None:
+    """One MP4 of the pictures of `parts`, one after another, unchanged, with `sound`; whole or not at all.
+
+    Every part was written by `VideoWriter` at the constant `fps` without sound and with pictures of one size. `sound`
+    is mono at SAMPLE_RATE, sample 0 at the first frame, in pieces, and is asked for as the pictures need it.
+
+    Raises UserError where the file cannot be written, or a part is damaged or was coded differently."""
+    from av.error import FFmpegError
+
+    with replacing(Path(path)) as partial:
+        try:
+            _join(parts, partial, 1 / _frame_rate(fps), sound)
+        except FFmpegError as error:
+            raise UserError(f"Cannot write {path} ({reason(error)}); choose another place for the video.") from error
+
+
+def _join(
+    parts: Sequence[Path], partial: Path, tick: Fraction, sound: Iterable[Float32[np.ndarray, " S"]] | None
+) -> None:
+    import av
+
+    video, track, header, frames = None, None, None, 0
+    with av.open(f"file:{partial}", "w", format="mp4", options={"movflags": "+faststart"}) as output:
+        for part in parts:
+            with open_media(part, "part") as source:
+                stream = source.streams.video[0]
+                if video is None:
+                    video = output.add_stream_from_template(stream)
+                    header = stream.codec_context.extradata
+                    track = None if sound is None else _SoundTrack(output, sound)
+                elif stream.codec_context.extradata != header:
+                    raise UserError(f"{part} was coded differently from the parts before it; remove them all.")
+                start = frames
+                for packet in source.demux(stream):
+                    if packet.dts is None:  # the end
+                        continue
+                    ticks = [round(t * packet.time_base / tick) + start for t in (packet.pts, packet.dts)]
+                    packet.time_base, packet.stream = tick, video
+                    packet.pts, packet.dts = ticks
+                    packet.duration = 1
+                    output.mux(packet)
+                    frames += 1
+                    if track is not None:
+                        track.feed(float(frames * tick) + _AUDIO_LEAD_SECONDS)
+        if track is not None:
+            track.finish()
 
 
 class _WriteErrors:

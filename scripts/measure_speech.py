@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from avatar.speech import SpeechModel, load_speech, train_speech
 from avatar.speech.features import log_mel
 from avatar.speech.model import TOKEN_RATE, token_times
 from avatar.speech.offset import mouth_signals
-from avatar.speech.targets import JAW
+from avatar.speech.scores import correlation, predict_at
+from avatar.speech.targets import ACTIVE_SPREAD, JAW, closing
 from avatar.track import load_track
 from avatar.types import SpeechFeatures, Track
 
@@ -47,6 +48,8 @@ SPEECH_BANDS = slice(8, 44)
 """Mel bands of about 300 to 3400 Hz."""
 LARGEST_LEAD = 8
 """Tokens by which a mouth may open before it sounds."""
+MARGIN_SECONDS = 0.3
+"""Around a part, not learned from either."""
 REACH_SECONDS = 0.04
 """How far outside a p, b or m its closure is looked for."""
 
@@ -59,6 +62,8 @@ class Settings:
     """Run folders."""
     steps: int | None = None
     """Of the transformer (default: as a fit)."""
+    parts: int = 0
+    """Also score the whole clip in so many parts, each told by a model of the others (8 takes 8 times as long)."""
 
 
 def main(settings: Settings) -> None:
@@ -67,14 +72,17 @@ def main(settings: Settings) -> None:
              for run in settings.runs}  # fmt: skip
     voices = _voices()
     for name, (features, track) in clips.items():
+        if settings.parts:
+            _print_parts(name, features, track, settings)
         model = _held_out(name, features, track, settings)
         lead, own = _lead(features, track)
         print(f"\nown jaw with its sound's envelope: {own:.2f}, {1000 * lead / TOKEN_RATE:.0f} ms before it\n")
         print("| voice | envelope | spread of own | p, b, m closed | any moment |\n|---|---|---|---|---|")
-        limit, spread = _closed_below(track), float(track.coefficients[track.valid, MOUTH_INDICES[JAW]].std())
+        limit, spread = closed_below(track), float(track.coefficients[track.valid, MOUTH_INDICES[JAW]].std())
         for other, (sound, _) in clips.items():
             if other != name:
                 print(_voice_row(other, model, sound.log_mel, lead, spread))
+                print(_person_row(other, model, *clips[other]))
         for voice, (utterance, arpabet) in voices.items():
             samples = _at_speech_level(utterance)
             print(_voice_row(voice, model, log_mel(samples)[0], lead, spread, limit, segments(utterance, arpabet)))
@@ -94,6 +102,62 @@ def _held_out(name: str, features: SpeechFeatures, track: Track, settings: Setti
         print(f"| {row} | " + " | ".join(f"{v:.3f}" for v in numbers) + " |")
     print(f"| left-out parts | {scores['validation_jaw']:.3f} | {scores['validation_mouth']:.3f} | | |")
     return model
+
+
+def _print_parts(name: str, features: SpeechFeatures, track: Track, settings: Settings) -> None:
+    """The clip part by part, and the lips that shut in it."""
+    from avatar.speech import SpeechTrainConfig
+
+    frames = np.arange(len(track.times)) * settings.parts // len(track.times)
+    said, rows = np.zeros((len(track.times), len(MOUTH_INDICES))), []
+    truth = track.coefficients[:, list(MOUTH_INDICES)].astype(np.float64)
+    inside = track.valid & (track.times >= features.times[0]) & (track.times <= features.times[-1])
+    for part in range(settings.parts):
+        here = frames == part
+        times = track.times[here]
+        near = (track.times > times[0] - MARGIN_SECONDS) & (track.times < times[-1] + MARGIN_SECONDS)
+        rest = replace(track, valid=track.valid & ~near)
+        model, _ = train_speech(features, rest, SpeechTrainConfig(steps=settings.steps))
+        said[here] = predict_at(model, features, times)
+        asked = here & inside
+        active = (truth[rest.valid].std(axis=0) > ACTIVE_SPREAD) & (truth[asked].std(axis=0) > ACTIVE_SPREAD / 2)
+        r = correlation(*(torch.from_numpy(v[asked]) for v in (said, truth))).numpy()
+        rows.append((r[JAW], r[active].mean()))
+    jaw, mouth = np.mean(rows, axis=0)
+    print(f"\n{name}, {settings.parts} parts: jawOpen {jaw:.3f}, mean {mouth:.3f}; lips shut" + _shut(said, track))
+
+
+def _shut(said: np.ndarray, track: Track) -> str:
+    """Of the moments at which the lips shut: how often those of `said` (a row per frame) do, and at any moment."""
+    times, shut, jaw = _closings(track, said[:, JAW])
+    limit, ends = closed_below(track), np.flatnonzero(np.diff(np.concatenate([[0], shut.astype(int), [0]])))
+    begin, end = times[ends[::2]], times[ends[1::2] - 1]
+    found = np.mean([_dips(jaw, times, a, b, limit) for a, b in zip(begin, end, strict=True)])
+    length = float(np.median(end - begin))
+    anywhere = np.mean([_dips(jaw, times, a, a + length, limit) for a in times[times < times[-1] - length]])
+    sure = _told_apart(track, said[:, JAW])
+    return f" {found:.2f} of {len(begin)}, at any moment {anywhere:.2f}, told from open lips {sure:.3f}"
+
+
+def _closings(track: Track, jaw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times of tokens over the clip, where the lips shut, and `jaw` (per frame) there."""
+    times = np.arange(track.times[0], track.times[-1], 1 / TOKEN_RATE)
+    return times, closing(times, track), np.interp(times, track.times, jaw)
+
+
+def _told_apart(track: Track, jaw: np.ndarray) -> float:
+    """How often a moment of shutting lips has a lower `jaw` than one of lips not among the least open third."""
+    times, shut, jaw = _closings(track, jaw)
+    opening = np.interp(times, track.times, mouth_signals(track)[:, 0])
+    return float((jaw[shut][:, None] < jaw[~shut & (opening > np.percentile(opening, 35))]).mean())
+
+
+def _person_row(name: str, model: SpeechModel, features: SpeechFeatures, track: Track) -> str:
+    """What another person's mouth really did while the sound was spoken, and what this one's does."""
+    said = predict_at(model, features, track.times)
+    r = np.corrcoef(said[track.valid, JAW], track.coefficients[track.valid, MOUTH_INDICES[JAW]])[0, 1]
+    sure = _told_apart(track, said[:, JAW])
+    return f"| {name}: with its own jaw {r:.2f}; its shut lips told from open ones {sure:.2f} | | | | |"
 
 
 def _envelope(mel: np.ndarray) -> np.ndarray:
@@ -117,7 +181,7 @@ def _correlation(envelope: np.ndarray, jaw: np.ndarray, lead: int) -> float:
     return float(np.corrcoef(envelope[lead : lead + n], jaw[:n])[0, 1])
 
 
-def _closed_below(track: Track) -> float:
+def closed_below(track: Track) -> float:
     """jawOpen below which the person's lips are closed: nine tenths of the moments at which the opening between the
     lips dips into its lowest fifth lie there."""
     opening, jaw = mouth_signals(track)[:, 0], track.coefficients[:, MOUTH_INDICES[JAW]]

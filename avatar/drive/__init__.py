@@ -7,20 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from avatar.capture import clip_sha256 as sha256_of
 from avatar.drive.edits import read_edit, read_head_motion, read_track_file
+from avatar.drive.pieces import Pieces
 from avatar.drive.refined import refined_motion
 from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
 from avatar.errors import UserError
-from avatar.media import VideoWriter, sound_seconds
+from avatar.media import sound_seconds, speech_blocks
 from avatar.model import Avatar
 from avatar.progress import SILENT, Reporter
 from avatar.speech import SpeechControls, parse_emotion, style_of
+from avatar.speech.motion import split
 from avatar.types import Motion
 
 __all__ = ["drive", "file_source", "resampled", "speech_source", "transferred", "video_source"]
 
-Blocks = Iterable[tuple[Motion, np.ndarray | None]]
-"""Pieces of a motion, one after another, each with the sound that goes ahead of it."""
+BLOCK_FRAMES = 50
+"""Frames drawn at a time of a motion that is known whole."""
 
 
 def drive(
@@ -40,6 +43,7 @@ def drive(
     size: int | None = None,
     fps: float | None = None,
     refine: bool = True,
+    resume: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Writes a video of an avatar driven by exactly one of `speech`, `track` and `video`; returns its path.
@@ -48,10 +52,11 @@ def drive(
     also be the path of a track with head rotation); `edit` goes with every source.
 
     With `video`, `refine` also fits the motion to the video's frames by analysis by synthesis where that pays.
+    What an interrupted run has finished stays beside `output` (see `drive.pieces`); `resume` goes on there.
 
     Raises:
-        UserError: no or several sources, something unreadable, a setting out of range, or an output that cannot be
-            written.
+        UserError: no or several sources, something unreadable, a setting out of range, an output that cannot be
+            written, or an interrupted run of it that is not to be resumed or was of something else.
     """
     sources = [s for s in (speech, track, video) if s is not None]
     if len(sources) != 1:
@@ -63,10 +68,13 @@ def drive(
         raise UserError(f"The output {output} is one of the inputs; name another file with -o.")
     if output.suffix.lower() != ".mp4":
         raise UserError(f"The output {output} must end in .mp4.")
-    changes: list[Callable[[Motion], Motion]] = []
+    if output.is_dir():
+        raise UserError(f"The output {output} is a folder; name a file with -o.")
     if speech is None:
         _only_with_speech(pose, gain, emotion, style, blink, gaze)
     someone = Avatar.load(avatar)
+    changes: list[Callable[[Motion], Motion]] = []
+    sound: Iterable[np.ndarray] | None
     if speech is not None:
         from_file = pose not in ("generated", "fixed")
         if from_file:
@@ -76,15 +84,23 @@ def drive(
             None if style is None else style_of(read_track_file(style)[1]), seed,
         )  # fmt: skip
         rate = fps or someone.metadata.fps
-        blocks: Blocks = speech_source(someone.stream(fps, controls), speech)
-        seconds = sound_seconds(speech)
+        blocks: Iterable[Motion] = speech_source(someone.stream(fps, controls), speech)
+        seconds, sound = sound_seconds(speech), speech_blocks(speech)
         total = None if seconds is None else round(seconds * rate)
     else:
         motion, audio = _whole(someone, track, video, fps, refine, reporter)
-        rate, blocks, total = fps or _mean_rate(motion.times), [(motion, audio)], len(motion.times)
+        rate, total, sound = fps or _mean_rate(motion.times), len(motion.times), None if audio is None else [audio]
+        blocks = split(motion, BLOCK_FRAMES)
     if edit is not None:
         changes.append(read_edit(edit).apply)
-    _write(someone, blocks, changes, output, rate, size, total, reporter)
+    files = {"avatar": avatar, "source": sources[0], "style": style, "edit": edit,
+             "pose": Path(pose) if speech is not None and from_file else None}  # fmt: skip
+    note: dict[str, object] = {name: None if path is None else sha256_of(path) for name, path in files.items()}
+    note |= {"head motion": pose, "gain": gain, "emotion": emotion, "blink": blink, "gaze": gaze, "seed": seed}
+    note |= {"size": size, "refine": refine and video is not None}
+    with Pieces(output, rate, note, resume) as pieces:
+        _draw(someone, blocks, changes, pieces, size, total, reporter)
+        pieces.join(sound)
     return output
 
 
@@ -129,33 +145,28 @@ def _mean_rate(times: np.ndarray) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 25.0
 
 
-def _write(
+def _draw(
     avatar: Avatar,
-    blocks: Blocks,
+    blocks: Iterable[Motion],
     changes: list[Callable[[Motion], Motion]],
-    output: Path,
-    rate: float,
+    pieces: Pieces,
     size: int | None,
     total: int | None,
     reporter: Reporter,
 ) -> None:
     """Draws and writes piece by piece; nothing piles up, however long the motion."""
-    writer: VideoWriter | None = None
     with reporter.bar("drawing", total) as bar:
-        try:
-            for motion, sound in blocks:
-                if writer is None:
-                    writer = VideoWriter(output, rate, sound)
-                elif sound is not None:
-                    writer.add_sound(sound)
-                for change in changes:
-                    motion = change(motion)
-                for picture in avatar.frames(motion, size) if len(motion.times) else ():
-                    writer.add(picture)
-                    bar.advance()
-            assert writer is not None
-            writer.close()
-        except BaseException:
-            if writer is not None:
-                writer.abandon()
-            raise
+        for motion in blocks:
+            count = len(motion.times)
+            if count == 0:
+                continue
+            if pieces.has(count):
+                pieces.skip(count)
+                bar.advance(count)
+                continue
+            for change in changes:
+                motion = change(motion)
+            for picture in avatar.frames(motion, size):
+                pieces.add(picture)
+                bar.advance()
+            pieces.end_block()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from avatar.conventions import SAMPLE_RATE
 from avatar.drive.edits import read_track_file
@@ -20,8 +20,8 @@ from avatar.track import head_rotations
 from avatar.types import Motion, Track
 
 
-def speech_source(stream: SpeechStream, path: Path) -> Iterator[tuple[Motion, Float32[np.ndarray, " S"]]]:
-    """A fresh stream says what it hears: motion and the sound read for it, piece by piece in constant memory.
+def speech_source(stream: SpeechStream, path: Path) -> Iterator[Motion]:
+    """What a fresh stream makes of the sound, piece by piece in constant memory.
 
     Raises:
         UserError: the sound is missing, unusable or too short.
@@ -29,12 +29,12 @@ def speech_source(stream: SpeechStream, path: Path) -> Iterator[tuple[Motion, Fl
     heard = 0
     for samples in speech_blocks(path):
         heard += len(samples)
-        yield stream.push(samples), samples
+        yield stream.push(samples)
     if heard < MINIMUM_SECONDS * SAMPLE_RATE:
         raise UserError(
             f"The sound of {path} is only {heard / SAMPLE_RATE:.2f} s long; at least {MINIMUM_SECONDS} s is needed."
         )
-    yield stream.finish(), np.zeros(0, np.float32)
+    yield stream.finish()
 
 
 def file_source(avatar: Avatar, path: Path, fps: float | None) -> Motion:

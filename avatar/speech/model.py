@@ -4,7 +4,8 @@ Several members (each trained on a different part of the clip) live side by side
 are averaged: on minutes of one person a single network overfits, and the members' errors cancel. Beside the
 transformer runs a memory: kernel regression (Nadaraya 1964; as ridge regression, Saunders et al. 1998) over a window of
 coarse log-mel, whose centres are moments of the person's own clip. On minutes of speech it tells more than the network
-does, and the two together more than either.
+does, and the two together more than either. The memory also tells how surely the lips shut (for a p, b or m): an
+average of uncertain mouths never quite closes, so they are then pulled towards the person's own closed lips.
 
 Time: two log-mel columns (20 ms) make one token. The network is strictly causal; looking ahead is done by delay:
 after token ``k`` it says what the mouth does at token ``k - look_ahead``. Attention reaches back a fixed number of
@@ -53,11 +54,13 @@ class SpeechModelConfig:
     """Tokens of log-mel that the first layer sees at once (this one and those before it)."""
     memory_size: int = 0
     """Moments of the clip that the memory holds; 0 has none."""
-    memory_tokens: int = 12
+    memory_tokens: int = 20
     """Tokens that the memory compares."""
-    memory_bands: int = 16
+    memory_bands: int = 32
     """Bands of the memory's coarse log-mel."""
-    memory_sharpness: float = 0.7
+    memory_rank: int = 96
+    """Directions in which windows are compared; 0 compares all their numbers."""
+    memory_sharpness: float = 0.5
     """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
     context_tokens: int = 24
     """Tokens an attention layer reaches back to, itself included: 0.48 s."""
@@ -79,6 +82,8 @@ class SpeechModelConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.n_mels % self.memory_bands:
             raise ValueError("width must be a multiple of heads, and n_mels of memory_bands")
+        if not 0 <= self.memory_rank <= self.memory_tokens * self.memory_bands:
+            raise ValueError(f"memory_rank {self.memory_rank} is more than a window has numbers")
         if not 0 <= self.look_ahead_tokens / TOKEN_RATE <= MAX_LOOK_AHEAD_SECONDS:
             raise ValueError(f"look_ahead_tokens {self.look_ahead_tokens} is more than {MAX_LOOK_AHEAD_SECONDS} s")
 
@@ -138,10 +143,13 @@ class Block(nn.Module):
 
 
 class Memory(nn.Module):
-    """Moments of the clip, and what the mouth did there: the more alike a window sounds, the more a moment says."""
+    """Moments of the clip, and what the mouth did there: the more alike a window sounds, the more a moment says.
+
+    Outputs are the coefficients', and last how surely the lips shut: about 1 where they do, 0 where not.
+    """
 
     mean: Tensor
-    scale: Tensor
+    directions: Tensor
     centres: Tensor
     weight: Tensor
     bias: Tensor
@@ -149,16 +157,17 @@ class Memory(nn.Module):
     def __init__(self, c: SpeechModelConfig) -> None:
         super().__init__()
         inputs = c.memory_tokens * c.memory_bands
+        rank = c.memory_rank or inputs
         self.sharpness = c.memory_sharpness
         self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("centres", torch.zeros(c.memory_size, inputs))
-        self.register_buffer("weight", torch.zeros(c.memory_size, c.outputs))
-        self.register_buffer("bias", torch.zeros(c.outputs))
+        self.register_buffer("directions", torch.eye(inputs, rank))
+        self.register_buffer("centres", torch.zeros(c.memory_size, rank))
+        self.register_buffer("weight", torch.zeros(c.memory_size, c.outputs + 1))
+        self.register_buffer("bias", torch.zeros(c.outputs + 1))
 
-    def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D"]:
-        """Standardised outputs for windows of `coarse_windows`."""
-        return self.bias + likeness((windows - self.mean) * self.scale, self.centres, self.sharpness) @ self.weight
+    def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D1"]:
+        """Standardised outputs for windows of `coarse_windows`, and the closing."""
+        return self.bias + likeness((windows - self.mean) @ self.directions, self.centres, self.sharpness) @ self.weight
 
 
 def likeness(a: Float[Tensor, "*B n F"], b: Float[Tensor, "m F"], sharpness: float) -> Float[Tensor, "*B n m"]:
@@ -188,6 +197,10 @@ class SpeechModel(nn.Module):
     rest: Tensor
     low: Tensor
     high: Tensor
+    closed: Tensor
+    closing: Tensor
+    closing_from: Tensor
+    closing_to: Tensor
 
     def __init__(self, config: SpeechModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -206,6 +219,13 @@ class SpeechModel(nn.Module):
         self.register_buffer("rest", torch.zeros(c.outputs))
         self.register_buffer("low", torch.zeros(c.outputs))
         self.register_buffer("high", torch.ones(c.outputs))
+        # Lips that shut: where they are then, which way each coefficient goes to get there (0 leaves it alone), and
+        # how sure the memory must be to begin and to shut them wholly.
+        self.register_buffer("closed", torch.zeros(c.outputs))
+        self.register_buffer("closing", torch.zeros(c.outputs))
+        self.register_buffer("closing_from", torch.zeros(()))
+        self.register_buffer("closing_to", torch.ones(()))
+        self.register_load_state_dict_pre_hook(_upgrade)
 
     def config_dict(self) -> dict[str, Any]:
         """Plain numbers from which `from_config` builds the same network; goes into a file's JSON header."""
@@ -221,7 +241,7 @@ class SpeechModel(nn.Module):
         unknown = set(config) - {f.name for f in fields(SpeechModelConfig)}
         if unknown:
             raise ValueError(f"unknown speech model settings: {', '.join(sorted(unknown))}")
-        return SpeechModel(SpeechModelConfig(**config)).eval()
+        return SpeechModel(SpeechModelConfig(**{"memory_rank": 0} | config)).eval()  # older files: all numbers
 
     @property
     def latency_seconds(self) -> float:
@@ -243,8 +263,8 @@ class SpeechModel(nn.Module):
 
     def member_step(
         self, log_mel: Float[Tensor, "*EB T M"], state: StreamState
-    ) -> tuple[Float[Tensor, "E B n D"], StreamState]:
-        """Standardised outputs (z-scores) of every member for T = 2 n new columns.
+    ) -> tuple[Float[Tensor, "E B n Z"], StreamState]:
+        """Standardised outputs (z-scores) of every member for T = 2 n new columns; with a memory, its closing last.
 
         Args:
             log_mel: (B, T, M), or (E, B, T, M) to give each member its own sound (training).
@@ -265,7 +285,7 @@ class SpeechModel(nn.Module):
             keys.append(k[..., n:, :])
             values.append(v[..., n:, :])
         z = self.head(_normalise(x))
-        z = z if said is None else z + said
+        z = z if said is None else F.pad(z, (0, 1)) + said
         return z, StreamState(tail, torch.stack(keys), torch.stack(values), state.seen + n)
 
     def _history(self, log_mel: Tensor, state: StreamState) -> Tensor:
@@ -296,6 +316,11 @@ class SpeechModel(nn.Module):
         """Standardised outputs to coefficients within the person's plausible range."""
         return torch.clamp(self.target_mean + self.gain * self.target_std * z, self.low, self.high)
 
+    def _shut(self, mouth: Float[Tensor, "B n D"], sure: Float[Tensor, "B n 1"]) -> Float[Tensor, "B n D"]:
+        """The mouth pulled towards the person's closed lips as far as they surely shut; never opened by it."""
+        share = ((sure - self.closing_from) / (self.closing_to - self.closing_from)).clamp(0, 1)
+        return mouth + share * self.closing * F.relu(self.closing * (self.closed - mouth))
+
     def step(self, log_mel: Float[Tensor, "B T M"], state: StreamState) -> tuple[Float[Tensor, "B n D"], StreamState]:
         """The next T = 2 n columns of a stream.
 
@@ -308,7 +333,10 @@ class SpeechModel(nn.Module):
                 f"a step takes a positive multiple of {COLUMNS_PER_TOKEN} columns, not {log_mel.shape[-2]}"
             )
         z, after = self.member_step(log_mel, state)
-        mouth = self.coefficients(z.mean(0))
+        z = z.mean(0)
+        mouth = self.coefficients(z[..., : self.config.outputs])
+        if self.config.memory_size:
+            mouth = self._shut(mouth, z[..., -1:])
         return self.rest + self._openness(log_mel, state) * (mouth - self.rest), after
 
     def forward(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B n D"]:
@@ -326,6 +354,18 @@ class SpeechModel(nn.Module):
 
 
 _BLOCK_TOKENS = 256
+
+
+def _upgrade(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Files of before lips were shut hold one scale for a window and no closing; they say what they always said."""
+    assert isinstance(model, SpeechModel)
+    scale = weights.pop(f"{prefix}memory.scale", None)
+    if scale is not None:
+        weights[f"{prefix}memory.directions"] = scale * torch.eye(len(model.memory.mean))
+        for name in ("memory.weight", "memory.bias"):
+            weights[prefix + name] = F.pad(weights[prefix + name], (0, 1))
+        for name in ("closed", "closing", "closing_from", "closing_to"):
+            weights[prefix + name] = getattr(model, name)
 
 
 def pad_with_silence(log_mel: Float[Tensor, "*B T M"], tokens: int) -> Float[Tensor, "*B T2 M"]:

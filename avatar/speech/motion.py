@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -43,6 +45,12 @@ def speech_to_motion(
 def joined(parts: list[Motion]) -> Motion:
     """Consecutive motions as one."""
     return Motion(*(np.concatenate(values) for values in zip(*(_arrays(p) for p in parts), strict=True)))
+
+
+def split(motion: Motion, frames: int) -> Iterator[Motion]:
+    """The motion in consecutive parts of at most so many frames."""
+    for start in range(0, len(motion.times), frames):
+        yield Motion(*(values[start : start + frames] for values in _arrays(motion)))
 
 
 def _arrays(motion: Motion) -> tuple[np.ndarray, ...]:

@@ -125,7 +125,7 @@ class SpeechStream:
         now, self._columns = self._columns[:count], self._columns[count:]
         for loudness in now.mean(axis=1).reshape(-1, COLUMNS_PER_TOKEN).max(axis=1):
             self._said.append(self._voice.token(float(loudness)))
-        with torch.no_grad():
+        with torch.inference_mode():
             mouth, self._state = self._model.step(torch.from_numpy(now)[None], self._state)
         said = mouth_with_gain(mouth[0].numpy(), self._model, self._person, self.controls.gain)
         if self.listening:

@@ -90,7 +90,7 @@ def speech_targets(track: Track, times: Float[np.ndarray, " n"]) -> SpeechTarget
     low, high = plausible_range(mouth)
     return SpeechTargets(
         z=_tensor(z), weight=_tensor(weight), rest_z=_tensor(rest.clip(-LARGEST_REST, LARGEST_REST)),
-        known=_known(times, track), closing=_closing(times, track), mean=_tensor(mean), std=_tensor(std), active=active,
+        known=_known(times, track), closing=closing(times, track), mean=_tensor(mean), std=_tensor(std), active=active,
         rest=_tensor(mouth[closed].mean(axis=0)), low=_tensor(low), high=_tensor(high),
     )  # fmt: skip
 
@@ -139,8 +139,9 @@ def _lip_components(landmarks: Float[np.ndarray, "N 478 2"]) -> Float[np.ndarray
     return shape @ directions[:kept].T
 
 
-def _closing(times: Float[np.ndarray, " n"], track: Track) -> Bool[np.ndarray, " n"]:
-    """From the lips in the picture: among the least open fifth, with the mouth half open shortly before or after."""
+def closing(times: Float[np.ndarray, " n"], track: Track) -> Bool[np.ndarray, " n"]:
+    """Where lips shut for a moment, from the picture: among the least open fifth, with the mouth half open shortly
+    before or after. `times` are TOKEN_RATE a second."""
     frames = np.flatnonzero(track.valid & (track.times <= times[-1]))
     opening = np.interp(times, track.times[frames], mouth_signals(track)[frames, 0])
     around = maximum_filter1d(opening, 2 * round(CLOSING_SECONDS * TOKEN_RATE) + 1)

@@ -56,6 +56,13 @@ class SpeechTrainConfig:
     dropout: float = 0.2
     closing_weight: float = 4.0
     """Of moments at which the lips shut for a p, b or m, beside 1 of others."""
+    closing_shares: tuple[float, float] = (0.65, 0.93)
+    """Shares of the clip in which the memory is less sure that the lips shut than where they begin to be pulled, and
+    than where they are shut wholly."""
+    closing_depth: float = 0.25
+    """Quantile of the jaw at moments at which the lips shut that they are pulled to."""
+    closing_least: float = 0.3
+    """Coefficients whose mean at those moments is nearer to their mean, in spreads, are left alone."""
     velocity_weight: float = 0.3
     """Of the error of the change over two tokens."""
     average: float = 0.98
@@ -63,6 +70,11 @@ class SpeechTrainConfig:
     score_every: int = 50
     margin_tokens: int = 10
     """Around a left-out part, not learned from either: what the part's own sound says of its neighbours."""
+    focus_seconds: tuple[float, float] = (0.04, 0.04)
+    """The memory compares the sound of this long after the mouth's moment most, and other sound by a Gaussian of this
+    spread: lips and jaw are ahead of what is heard of them."""
+    focus_floor: float = 0.2
+    """Least weight of a token in that comparison; the largest is 1."""
     memory_size: int = 1500
     """Most moments of the clip that the memory holds."""
     ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -185,6 +197,8 @@ class _Remembered:
     config: SpeechModelConfig
     tensors: dict[str, Tensor]
     said: Float[Tensor, "E n Z"]
+    closing: Float[Tensor, "E n"]
+    """How surely the lips shut, of the same kind."""
     ridge: float
 
 
@@ -204,22 +218,40 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
     chosen = known[torch.linspace(0, len(known) - 1, min(config.memory_size, len(known))).long()]
     c = replace(config.model, memory_size=len(chosen))
     x = _windows(lesson.log_mel, c)
-    mean = x[known].mean(0)
-    scale = 1 / (x[known] - mean).square().sum(1).mean().sqrt().clamp(min=1e-6)
-    x = (x - mean) * scale
+    mean, directions = _directions(x[known], config)
+    x = (x - mean) @ directions
     k = likeness(x, x[chosen], c.memory_sharpness).double()
-    centre, y = k[chosen], lesson.targets.z.double()
+    shut = torch.from_numpy(lesson.targets.closing)
+    centre, y = k[chosen], torch.cat([lesson.targets.z, shut[:, None]], dim=1).double()
     fits = [_solve(k, centre, y, w.double(), config.ridges) for w in lesson.weights]  # each without its part
     said = [torch.stack([(k @ a + b).float() for a, b in (f[i] for f in fits)]) for i in range(len(config.ridges))]
-    best = max(range(len(config.ridges)), key=lambda i: _validation(said[i], lesson)[0])
+    best = max(range(len(config.ridges)), key=lambda i: _validation(said[i][..., :-1], lesson)[0])
     everything = lesson.weights.amax(0).double()
     weight, bias = _solve(k, centre, y, everything, config.ridges[best : best + 1])[0]
-    outputs = c.outputs
+    kept = [*range(c.outputs), -1]
     tensors = {
-        "memory.mean": mean, "memory.scale": scale, "memory.centres": x[chosen],
-        "memory.weight": weight[:, :outputs].float(), "memory.bias": bias[:outputs].float(),
+        "memory.mean": mean, "memory.directions": directions, "memory.centres": x[chosen],
+        "memory.weight": weight[:, kept].float(), "memory.bias": bias[kept].float(),
     }  # fmt: skip
-    return _Remembered(c, tensors, said[best], config.ridges[best])
+    return _Remembered(c, tensors, said[best][..., :-1], said[best][..., -1], config.ridges[best])
+
+
+def _directions(x: Float[Tensor, "n F"], config: SpeechTrainConfig) -> tuple[Float[Tensor, " F"], Float[Tensor, "F R"]]:
+    """Mean of the windows, and the principal directions of what is listened to, scaled to a mean square of 1."""
+    mean, focus = x.mean(0), _focus(config)
+    heard = ((x - mean) * focus).double()
+    inputs = x.shape[1]
+    _, kept = torch.linalg.eigh(heard.T @ heard)
+    kept = kept.flip(1)[:, : config.model.memory_rank or inputs].float()
+    return mean, focus[:, None] * kept / heard.square().sum(1).mean().sqrt().clamp(min=1e-6).float()
+
+
+def _focus(config: SpeechTrainConfig) -> Float[Tensor, " F"]:
+    """Weight of each number of a window."""
+    c, (centre, spread) = config.model, config.focus_seconds
+    seconds = (torch.arange(c.memory_tokens) - (c.memory_tokens - 1) + c.look_ahead_tokens) / TOKEN_RATE
+    bell = torch.exp(-0.5 * ((seconds - centre) / spread) ** 2)
+    return (config.focus_floor + (1 - config.focus_floor) * bell).repeat(c.memory_bands)
 
 
 def _solve(
@@ -374,14 +406,51 @@ def _finished(
     weights["head.weight"] = (1 - share) * weights["head.weight"][..., :outputs]
     weights["head.bias"] = (1 - share) * weights["head.bias"][..., :outputs]
     weights |= memory.tensors
-    weights["memory.weight"], weights["memory.bias"] = (share * weights[f"memory.{n}"] for n in ("weight", "bias"))
+    for name in ("memory.weight", "memory.bias"):
+        weights[name] = torch.cat([share * weights[name][..., :outputs], weights[name][..., outputs:]], dim=-1)
+    weights |= _closing(memory, lesson, config)
     weights |= {"target_mean": t.mean, "target_std": t.std, "rest": t.rest, "low": t.low, "high": t.high}
     weights["gain"] = _gain(said, lesson, config)[:outputs]
     model.load_state_dict({k: v.contiguous() for k, v in weights.items()})
     return model, {"validation_jaw": jaw, "validation_mouth": mouth}
 
 
-_PERSON = ("target_mean", "target_std", "gain", "rest", "low", "high")
+_PERSON = (
+    "target_mean",
+    "target_std",
+    "gain",
+    "rest",
+    "low",
+    "high",
+    "closed",
+    "closing",
+    "closing_from",
+    "closing_to",
+)
+
+
+def _closing(memory: _Remembered, lesson: _Lesson, config: SpeechTrainConfig) -> dict[str, Tensor]:
+    """The person's shut lips, and how sure of them one must be, told from the left-out parts."""
+    t, outputs = lesson.targets, config.model.outputs
+    unheard = memory.closing[lesson.left_out]
+    shut = torch.from_numpy(t.closing) & (lesson.weights.sum(0) > 0)
+    if not shut.any() or len(unheard) == 0:
+        return {
+            "closed": t.rest,
+            "closing": torch.zeros(outputs),
+            "closing_from": torch.zeros(()),
+            "closing_to": torch.ones(()),
+        }
+    z = t.z[shut, :outputs]
+    middle = z.mean(0)
+    closed = z.median(dim=0).values
+    closed[JAW] = z[:, JAW].quantile(config.closing_depth)
+    begin, whole = unheard.quantile(torch.tensor(config.closing_shares))
+    return {
+        "closed": (t.mean + t.std * closed).maximum(t.low).minimum(t.high),
+        "closing": middle.sign() * (middle.abs() > config.closing_least) * torch.from_numpy(t.active),
+        "closing_from": begin, "closing_to": whole.maximum(begin + 1e-6),
+    }  # fmt: skip
 
 
 def _gain(z: Float[Tensor, "E n D"], lesson: _Lesson, config: SpeechTrainConfig) -> Float[Tensor, " D"]:

@@ -13,7 +13,7 @@ import torch
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.drive.sources import speech_source
 from avatar.errors import UserError
-from avatar.media import VideoWriter, read_speech, speech_blocks, write_video
+from avatar.media import read_speech, speech_blocks, write_video
 from avatar.speech import SpeechModel, SpeechModelConfig, SpeechStream, person_statistics
 from avatar.speech.motion import joined
 from avatar.types import Motion
@@ -28,8 +28,8 @@ class Someone:
         self.person = person
         self.speech = SpeechModel(SpeechModelConfig(members=1, width=8, heads=1, memory_size=1)).eval()
         m, index = self.speech.memory, list(MOUTH_INDICES)
-        m.centres.fill_(-0.09)
-        m.scale.fill_(0.1)
+        m.directions.zero_()[:, 0] = 0.1 / len(m.mean) ** 0.5
+        m.centres.zero_()[0, 0] = -0.09 * len(m.mean) ** 0.5
         m.weight.fill_(-3.0)
         m.bias.fill_(2.0)
         self.speech.target_std.copy_(torch.from_numpy(person.std[index]))
@@ -70,9 +70,8 @@ class _Regions:
         return np.zeros((8, 8), np.uint8)
 
 
-def spoken(someone: Someone, path: Path) -> tuple[Motion, np.ndarray]:
-    parts, sounds = zip(*speech_source(someone.stream(), path), strict=True)
-    return joined(list(parts)), np.concatenate(sounds)
+def spoken(someone: Someone, path: Path) -> Motion:
+    return joined(list(speech_source(someone.stream(), path)))
 
 
 def syllables(seconds: float, rate: int) -> np.ndarray:
@@ -136,22 +135,21 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_sound_of_every_kind_moves_the_mouth(someone: Someone, tmp_path: Path, name: str) -> None:
-    motion, sound = spoken(someone, GOOD[name](tmp_path))
+    motion = spoken(someone, GOOD[name](tmp_path))
     assert len(motion.times) == pytest.approx(50, abs=4)
-    assert len(sound) == pytest.approx(2 * SAMPLE_RATE, rel=0.06)
     assert np.isfinite(motion.coefficients).all()
     jaw = motion.coefficients[:, JAW]
     assert jaw[3:6].mean() > jaw[10:12].mean() + 0.02  # open in the syllable, closed after it
 
 
 def test_silence_is_still_and_closed(someone: Someone, tmp_path: Path) -> None:
-    motion, _ = spoken(someone, wav(gain=0.0)(tmp_path))
+    motion = spoken(someone, wav(gain=0.0)(tmp_path))
     assert np.ptp(motion.coefficients[:, JAW]) < 1e-6
     assert motion.coefficients[0, JAW] == pytest.approx(float(someone.person.rest[JAW]), abs=1e-6)
 
 
 def test_a_tenth_of_a_second_works(someone: Someone, tmp_path: Path) -> None:
-    motion, _ = spoken(someone, wav(seconds=0.1)(tmp_path))
+    motion = spoken(someone, wav(seconds=0.1)(tmp_path))
     assert len(motion.times) == 3
 
 
@@ -216,17 +214,3 @@ def test_hours_are_read_in_constant_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert read == pytest.approx(240 * SAMPLE_RATE, rel=1e-3)
     assert peak < 5e6  # four minutes of samples are 15 MB
-
-
-def test_sound_that_comes_piece_by_piece_is_written_whole(tmp_path: Path) -> None:
-    sound = syllables(4.0, SAMPLE_RATE).astype(np.float32)
-    for name, first in (("whole", len(sound)), ("pieces", 5000)):
-        with VideoWriter(tmp_path / f"{name}.mp4", 10.0, sound[:first]) as writer:
-            for _ in range(40):
-                if first < len(sound):
-                    writer.add_sound(sound[first : first + 2000])
-                    first += 2000
-                writer.add(np.zeros((16, 16, 3), np.uint8))
-    whole, pieces = (read_speech(tmp_path / f"{name}.mp4") for name in ("whole", "pieces"))
-    np.testing.assert_array_equal(whole, pieces)
-    assert abs(len(whole) - len(sound)) <= 2048

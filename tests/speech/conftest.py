@@ -55,9 +55,9 @@ def loudness_memory() -> Callable[[SpeechModel], None]:
     """Gives a model of memory_size 1 a memory of silence alone: z is 2 for loud sound and -1 in silence."""
 
     def fill(model: SpeechModel) -> None:
-        c = model.config
-        model.memory.centres.fill_(0.1 * (SILENCE - c.mel_mean) / c.mel_std)
-        model.memory.scale.fill_(0.1)
+        c, inputs = model.config, len(model.memory.mean)
+        model.memory.directions.zero_()[:, 0] = 0.1 / inputs**0.5
+        model.memory.centres.zero_()[0, 0] = 0.1 * inputs**0.5 * (SILENCE - c.mel_mean) / c.mel_std
         model.memory.weight.fill_(-3.0)
         model.memory.bias.fill_(2.0)
 

@@ -28,7 +28,7 @@ def model() -> SpeechModel:
             p.add_(torch.randn(p.shape, generator=generator) * 0.2)
         model.memory.centres.copy_(torch.randn(model.memory.centres.shape, generator=generator))
         model.memory.weight.copy_(torch.randn(model.memory.weight.shape, generator=generator))
-        model.memory.scale.fill_(0.1)
+        model.memory.directions.mul_(0.1)
         model.low.fill_(-100.0)
         model.high.fill_(100.0)
         model.rest.fill_(0.25)
@@ -113,6 +113,39 @@ def test_config_and_weights_rebuild_the_model(model: SpeechModel, mel: torch.Ten
         SpeechModel.from_config({"colour": 3})
     with pytest.raises(ValueError, match="look_ahead"):
         SpeechModelConfig(look_ahead_tokens=7)
+
+
+def test_files_of_before_lips_were_shut_say_what_they_said(model: SpeechModel, mel: torch.Tensor) -> None:
+    numbers = {**model.config_dict(), "memory_rank": 0}
+    now = SpeechModel.from_config(numbers)
+    centres = torch.randn(CONFIG.memory_size, len(now.memory.mean), generator=torch.Generator().manual_seed(3))
+    new = {"memory.centres": centres, "memory.directions": 0.1 * torch.eye(len(now.memory.mean))}
+    now.load_state_dict({k: v.clone() for k, v in model.state_dict().items()} | new)
+    held = {k: v.clone() for k, v in now.state_dict().items() if not k.startswith(("closing", "closed"))}
+    del held["memory.directions"]
+    held["memory.scale"] = torch.tensor(0.1)
+    for name in ("memory.weight", "memory.bias"):
+        held[name] = held[name][..., :-1]
+    then = SpeechModel.from_config({k: v for k, v in numbers.items() if k != "memory_rank"})
+    then.load_state_dict(held)
+    assert torch.equal(then(mel), now(mel))
+
+
+def test_sure_closings_shut_the_lips_and_never_open_them(model: SpeechModel, mel: torch.Tensor) -> None:
+    shut = SpeechModel.from_config(model.config_dict())
+    shut.load_state_dict(model.state_dict())
+    shut.closing[0], shut.closing[1] = -1.0, 1.0  # the first coefficient falls to its closed value, the second rises
+    shut.closed[:2] = torch.tensor([-5.0, 5.0])
+    shut.memory.weight[:, -1] = 0.0
+    shut.memory.bias[-1], shut.closing_from.data, shut.closing_to.data = 0.6, torch.tensor(0.5), torch.tensor(0.7)
+    before, after = model(mel), shut(mel)
+    inside = (before != 0.25).any(-1) & (mel.mean(-1)[:, ::2] > CONFIG.gate_open)  # the gate is open
+    half = 0.5 * (shut.closed[:2] - before[..., :2])
+    pulled = before[..., :2] + torch.stack([half[..., 0].clamp(max=0), half[..., 1].clamp(min=0)], dim=-1)
+    assert inside.float().mean() > 0.9
+    assert torch.allclose(after[inside][:, :2], pulled[inside], atol=1e-3)
+    assert torch.equal(after[..., 2:], before[..., 2:])
+    assert (after[..., 0] - before[..., 0]).min() < -0.5
 
 
 def test_latency_is_what_is_promised() -> None:

@@ -26,10 +26,11 @@ def model() -> SpeechModel:
         model.head.weight.normal_(0, 0.3)
         model.memory.centres.normal_(0, 1)
         model.memory.weight.normal_(0, 1)
-        model.memory.scale.fill_(0.05)
+        model.memory.directions.mul_(0.05)
         model.target_mean.fill_(0.3)
         model.target_std.fill_(0.1)
         model.rest.fill_(0.05)
+        model.closing.fill_(-1.0)
     return model
 
 

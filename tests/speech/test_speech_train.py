@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from avatar.conventions import MOUTH_BLENDSHAPES
 from avatar.errors import UserError
 from avatar.speech import SpeechModel, SpeechModelConfig, SpeechTrainConfig, train_speech
 from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.features import log_mel
-from avatar.speech.model import SILENCE
-from avatar.speech.targets import speech_targets
+from avatar.speech.model import SILENCE, pad_with_silence, token_times
+from avatar.speech.targets import closing, speech_targets
 from avatar.types import SpeechFeatures, Track
 
 SMALL = SpeechTrainConfig(
@@ -65,6 +66,31 @@ def test_the_held_out_part_is_not_looked_at(lesson, trained) -> None:
     again, _ = train_speech(dataclasses.replace(features, log_mel=mel), other, config, seed=3, held_out_start=HELD_OUT)
     for name, value in trained[0].state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_memory_listens_most_to_what_follows_the_mouth(trained) -> None:
+    model, _ = trained
+    c = model.config
+    by_token = model.memory.directions.view(c.memory_bands, c.memory_tokens, -1).square().sum((0, 2))
+    now = c.memory_tokens - 1 - c.look_ahead_tokens
+    assert int(by_token.argmax()) in (now + 1, now + 2, now + 3)  # 40 ms later
+    assert by_token[now + 2] > 4 * by_token[0]
+
+
+def test_shut_lips_are_learned(trained, lesson) -> None:
+    """The talker's mouth shuts at times: the pull knows which way that is, and when."""
+    model, _ = trained
+    jaw = MOUTH_BLENDSHAPES.index("jawOpen")
+    assert model.closing[jaw] == -1
+    assert model.rest[jaw] - 0.05 < model.closed[jaw] < model.target_mean[jaw]
+    assert model.closing_from < model.closing_to
+    features, track = lesson
+    times = token_times(features.times)
+    shut = torch.from_numpy(closing(times, track))
+    state, mel = model.initial_state(), pad_with_silence(torch.from_numpy(features.log_mel)[None], 6)
+    with torch.no_grad():
+        sure = model.member_step(mel, state)[0].mean(0)[0, 6:, -1][: len(shut)]
+    assert sure[shut].mean() > sure[~shut].mean() + 0.2
 
 
 def test_without_a_held_out_part_there_are_no_held_out_scores(lesson) -> None:
