@@ -180,9 +180,9 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
         if step == iterations:
             break
         influence = _influence(residual, weight, sigma)
-        slope = _projection_slope(camera, view.focal)
+        slope = projection_slope(camera, view.focal)
         jacobian = np.empty((count, pixels.shape[1], 2, 6 + modes))
-        jacobian[..., :3] = slope @ -_cross(rotated)
+        jacobian[..., :3] = slope @ -cross_matrices(rotated)
         jacobian[..., 3:6] = slope
         if modes:
             moved = np.einsum("klj,nij->nlik", head.basis, rotation, optimize=True)
@@ -215,7 +215,7 @@ def solve_neutral(
     camera = rotated + poses.translation[:, None]
     residual = pixels - (view.focal * camera[..., :2] / camera[..., 2:] + view.centre)
     influence = _influence(residual, weight, sigma)
-    jacobian = _projection_slope(camera, view.focal) @ poses.rotation[:, None]
+    jacobian = projection_slope(camera, view.focal) @ poses.rotation[:, None]
     effective = min(1.0, 20 / len(pixels))
     normal = effective * np.einsum("nl,nlai,nlaj->lij", influence, jacobian, jacobian, optimize=True)
     gradient = effective * np.einsum("nl,nlai,nla->li", influence, jacobian, residual, optimize=True)
@@ -249,7 +249,7 @@ def _influence(residual, weight, sigma: float):
     return weight / sigma**2 / (1 + squared) ** 2
 
 
-def _projection_slope(camera, focal: float):
+def projection_slope(camera, focal: float):
     """d pixel / d camera-space point. [N, L, 2, 3]"""
     slope = np.zeros((*camera.shape[:-1], 2, 3))
     scale = focal / camera[..., 2]
@@ -259,7 +259,7 @@ def _projection_slope(camera, focal: float):
     return slope
 
 
-def _cross(points):
+def cross_matrices(points):
     """Matrices with cross(p) v = p x v. [..., 3, 3]"""
     x, y, z = np.moveaxis(points, -1, 0)
     zero = np.zeros_like(x)

@@ -23,9 +23,9 @@ from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, che
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.parallel import ahead, single_threaded_libraries
-from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
+from avatar.track.rigid import align_head
 from avatar.track.smooth import bridge, whittaker
 from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
 from avatar.track.torso import TorsoTracker, lift_motion
@@ -81,10 +81,10 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
-    aligned, agreement = _photometric(capture, solution, valid, reporter)
+    aligned, view, agreement = _aligned(capture, first, solution, reporter)
     faces, hidden = valid, hidden_frames(agreement, valid)
     valid = faces & ~hidden
-    camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
+    camera = Camera(view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
     poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
     camera_from_head = rigid(poses.rotation, poses.translation)
     coefficients = _coefficients(first, times, valid)
@@ -170,19 +170,23 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
     return Poses(rotation, translation, expression)
 
 
-def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter):
-    """Second reading of the frames: poses aligned to the person's own texture (of the frames with a face), and how
-    much of the skin shows it in each of all frames [N, 2]."""
-    indices = np.flatnonzero(valid)
+def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: Reporter):
+    """Second reading of the frames: poses (of the frames with a face) and camera that the head's rigid points agree
+    on, and how many of those each of all frames shows [N, 2]."""
+    indices = np.flatnonzero(first.valid)
     steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
-    poses = replace(solution.poses, expression=steady)
     with reporter.bar("aligning the head", len(indices)) as bar:
-        aligned, alike = refine_poses(
-            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance
+        aligned, view, found = align_head(
+            lambda k: capture.frames[int(indices[k])],
+            lambda k: first.masks[int(indices[k])],
+            solution.head,
+            solution.view,
+            replace(solution.poses, expression=steady),
+            bar.advance,
         )
-    agreement = np.zeros((len(valid), 2))
-    agreement[indices] = alike
-    return aligned, agreement
+    agreement = np.zeros((len(first.valid), 2))
+    agreement[indices] = found
+    return aligned, view, agreement
 
 
 def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:

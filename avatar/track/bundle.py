@@ -1,0 +1,219 @@
+"""Bundle adjustment of the rigid head: poses, focal length and the place of every followed point, solved together.
+
+Each point has a place of its own in head space, held to the mesh where the mesh covers it and nearly free elsewhere.
+Skin moves with expression: a point may move with the clip's main modes of expression, as much as it likes where there
+is skin and hardly where there is hair or an ear, so that what the expression explains does not turn the head. How far a
+point strays from where it should be is measured along the way and sets its weight; points on loose hair, earrings or
+the backdrop lose their say. The points are eliminated (Schur complement; Triggs et al., "Bundle adjustment", 2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
+from avatar.track.linear import solve
+from avatar.track.solve import View, cross_matrices, projection_slope
+
+STEPS = 12
+"""Gauss-Newton steps; the focal length settles last."""
+FOCAL_SIGMA = 0.35
+"""Trust in the landmarks' focal length (its logarithm)."""
+FACTS = 30.0
+"""Points err together (shading, slow drift): so many count as one measurement where the prior of a number that all
+frames share is weighed."""
+OUTLIER = 2.5
+"""Standard deviations beyond which an observation loses its influence."""
+LEAST_SCATTER = 0.15
+"""No point is known better than this, px."""
+SCATTER_FRAMES = 8.0
+"""So many observations as the first guess of a point's scatter counts."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one keyframe: where they are and how they move with each of K modes of expression, head space, cm."""
+
+    home: Float[np.ndarray, "M 3"]
+    home_trust: Float[np.ndarray, "M 3 3"]
+    """Inverse covariance of `home`."""
+    moves: Float[np.ndarray, "M K 3"]
+    moves_sigma: Float[np.ndarray, " M"]
+    scatter: Float[np.ndarray, " M"]
+    """How far each strays from where it should be, px, standard deviation."""
+
+    def at(self, modes: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n M 3"]:
+        """The points under expressions."""
+        return self.home + np.tensordot(modes, self.moves, axes=(1, 1))
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Where a keyframe's points were seen in some of the bundle's frames, px."""
+
+    frames: Int64[np.ndarray, " n"]
+    pixels: Float[np.ndarray, "n M 2"]
+    seen: Bool[np.ndarray, "n M"]
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """One keyframe's residuals [n, M, 2], their weights [n, M] and slopes by pose, point and log focal length."""
+
+    residual: np.ndarray
+    weight: np.ndarray
+    by_pose: np.ndarray
+    by_point: np.ndarray
+    by_focal: np.ndarray
+
+
+class Bundle:
+    """State of the joint solve; `improve` takes one step."""
+
+    def __init__(
+        self,
+        points: list[Points],
+        sightings: list[Sightings],
+        modes: Float[np.ndarray, "N K"],
+        rotation: Float[np.ndarray, "N 3 3"],
+        translation: Float[np.ndarray, "N 3"],
+        view: View,
+        pose_sigma: Float[np.ndarray, " 6"],
+    ) -> None:
+        self.points, self.rotation, self.translation, self.view = list(points), rotation, translation, view
+        self._start = (list(points), rotation, translation, view)
+        self._sightings, self._modes, self._hold = sightings, modes, pose_sigma**-2.0
+
+    def improve(self) -> None:
+        """One Gauss-Newton step on everything, after each point's scatter was measured anew."""
+        count = len(self.rotation)
+        normal, gradient = np.zeros((6 * count + 1,) * 2), np.zeros(6 * count + 1)
+        back = []
+        for k, sighting in enumerate(self._sightings):
+            self.points[k] = self._rated(k)
+            index = np.append((6 * sighting.frames[:, None] + np.arange(6)).reshape(-1), 6 * count)
+            own_normal, own_gradient, follow = self._eliminated(k)
+            normal[np.ix_(index, index)] += own_normal
+            gradient[index] += own_gradient
+            back.append((index, *follow))
+        self._hold_to_start(normal, gradient)
+        change = solve(normal, gradient)
+        for k, (index, constant, coupling) in enumerate(back):
+            moved = (constant - coupling @ change[index]).reshape(len(constant), -1, 3)
+            old = self.points[k]
+            self.points[k] = replace(old, home=old.home + moved[:, 0], moves=old.moves + moved[:, 1:])
+        poses = change[:-1].reshape(-1, 6)
+        self.rotation = matrix_from_rotvec(poses[:, :3]) @ self.rotation
+        self.translation = self.translation + poses[:, 3:]
+        self.view = replace(self.view, focal=float(self.view.focal * np.exp(change[-1])))
+
+    def _hold_to_start(self, normal, gradient) -> None:
+        """Adds the pull of poses and focal length towards where they began (distance follows the focal length)."""
+        _, rotation, translation, view = self._start
+        longer = np.log(self.view.focal / view.focal)
+        turned = rotvec_from_matrix(rotation @ np.swapaxes(self.rotation, 1, 2))
+        moved = translation * [1, 1, np.exp(longer)] - self.translation
+        away = np.concatenate([turned, moved], axis=1).reshape(-1)
+        hold = np.append(np.tile(self._hold, len(rotation)), FACTS / FOCAL_SIGMA**2)
+        normal += np.diag(hold)
+        gradient += hold * np.append(away, -longer)
+
+    def _residual(self, k: int):
+        sighting = self._sightings[k]
+        rotated = self.points[k].at(self._modes[sighting.frames]) @ np.swapaxes(self.rotation[sighting.frames], 1, 2)
+        camera = rotated + self.translation[sighting.frames][:, None]
+        pixels = self.view.focal * camera[..., :2] / camera[..., 2:] + self.view.centre
+        return sighting.pixels - pixels, rotated, camera
+
+    def _rated(self, k: int) -> Points:
+        """The points with their scatter as it is seen now."""
+        points, first, seen = self.points[k], self._start[0][k], self._sightings[k].seen
+        squared = (self._residual(k)[0] ** 2).sum(-1) / 2
+        inlier = influence(squared, points.scatter) * seen
+        share = inlier.sum(0) / np.maximum(seen.sum(0), 1)
+        total = 1.3 * (inlier * squared).sum(0) + SCATTER_FRAMES * first.scatter**2  # 1.3: what the influence cuts off
+        scatter = np.sqrt(total / (inlier.sum(0) + SCATTER_FRAMES))
+        return replace(points, scatter=np.maximum(scatter, LEAST_SCATTER) / np.clip(1.3 * share, 0.2, 1))
+
+    def _terms(self, k: int) -> _Terms:
+        sighting = self._sightings[k]
+        residual, rotated, camera = self._residual(k)
+        scatter = self.points[k].scatter
+        weight = influence((residual**2).sum(-1) / 2, scatter) * sighting.seen / scatter**2
+        slope = projection_slope(camera, self.view.focal)
+        by_pose = np.concatenate([slope @ -cross_matrices(rotated), slope], axis=-1)
+        by_home = slope @ self.rotation[sighting.frames][:, None]
+        modes = np.concatenate([np.ones((len(sighting.frames), 1)), self._modes[sighting.frames]], axis=1)
+        by_point = (modes[:, None, None, :, None] * by_home[..., None, :]).reshape(*by_home.shape[:-1], -1)
+        return _Terms(residual, weight, by_pose, by_point, sighting.pixels - residual - self.view.centre)
+
+    def _eliminated(self, k: int):
+        """A keyframe's share of the reduced system (its frames' poses, then log focal length), and how its points
+        follow from the solution: constant [M, B] minus coupling [M, B, 6 n + 1] times the solution."""
+        terms, points, first = self._terms(k), self.points[k], self._start[0][k]
+        count, size = terms.weight.shape
+        weight = terms.weight[..., None, None]
+        pose = np.einsum("nmai,nmaj->nij", weight * terms.by_pose, terms.by_pose, optimize=True)
+        cross_focal = np.einsum("nmai,nma->ni", weight * terms.by_pose, terms.by_focal)
+        normal, gradient = np.zeros((6 * count + 1,) * 2), np.zeros(6 * count + 1)
+        for n in range(count):
+            normal[6 * n : 6 * n + 6, 6 * n : 6 * n + 6] = pose[n]
+        normal[:-1, -1] = normal[-1, :-1] = cross_focal.reshape(-1)
+        normal[-1, -1] = (terms.weight[..., None] * terms.by_focal**2).sum()
+        gradient[:-1] = np.einsum("nmai,nma->ni", weight * terms.by_pose, terms.residual).reshape(-1)
+        gradient[-1] = (terms.weight[..., None] * terms.by_focal * terms.residual).sum()
+        pull = np.zeros((size, terms.by_point.shape[-1], terms.by_point.shape[-1]))
+        pull[:, :3, :3] = points.home_trust
+        moving = np.arange(3, pull.shape[1])
+        pull[:, moving, moving] = points.moves_sigma[:, None] ** -2.0
+        off = np.concatenate([(first.home - points.home)[:, None], first.moves - points.moves], axis=1)
+        weighted = weight * terms.by_point
+        own = np.einsum("nmai,nmaj->mij", weighted, terms.by_point, optimize=True) + pull
+        own_gradient = np.einsum("nmai,nma->mi", weighted, terms.residual)
+        own_gradient += np.einsum("mij,mj->mi", pull, off.reshape(size, -1))
+        with_pose = np.einsum("nmai,nmaj->minj", weighted, terms.by_pose, optimize=True).reshape(size, -1, 6 * count)
+        with_focal = np.einsum("nmai,nma->mi", weighted, terms.by_focal)
+        coupling = np.concatenate([with_pose, with_focal[..., None]], axis=-1)
+        answer = np.linalg.solve(own, np.concatenate([coupling, own_gradient[..., None]], axis=-1))
+        flat = coupling.reshape(-1, 6 * count + 1)
+        normal -= flat.T @ answer[..., :-1].reshape(flat.shape)
+        gradient -= flat.T @ answer[..., -1].reshape(-1)
+        return normal, gradient, (answer[..., -1], answer[..., :-1])
+
+
+def influence(squared, scatter):
+    """Geman-McClure weight of mean squared residuals (per axis), 1 for a perfect one."""
+    return 1 / (1 + squared / (OUTLIER * scatter) ** 2) ** 2
+
+
+def locate(
+    points: Float[np.ndarray, "M 3"],
+    pixels: Float[np.ndarray, "M 2"],
+    scatter: Float[np.ndarray, " M"],
+    rotation: Float[np.ndarray, "3 3"],
+    translation: Float[np.ndarray, " 3"],
+    view: View,
+    pose_sigma: Float[np.ndarray, " 6"],
+    steps: int = 6,
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
+    """Pose under which points of known place appear where they were seen, robustly, held to the pose given."""
+    start_rotation, start_translation, hold = rotation, translation, pose_sigma**-2.0
+    for _ in range(steps):
+        rotated = points @ rotation.T
+        camera = rotated + translation
+        residual = pixels - (view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
+        weight = influence((residual**2).sum(-1) / 2, scatter) / scatter**2
+        slope = projection_slope(camera, view.focal)
+        by_pose = np.concatenate([slope @ -cross_matrices(rotated), slope], axis=-1).reshape(-1, 6)
+        weighted = by_pose * np.repeat(weight, 2)[:, None]
+        away = np.concatenate(
+            [rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation]
+        )
+        normal = weighted.T @ by_pose + np.diag(hold)
+        change = np.linalg.solve(normal, weighted.T @ residual.reshape(-1) + hold * away)
+        rotation = matrix_from_rotvec(change[:3]) @ rotation
+        translation = translation + change[3:]
+    return rotation, translation
