@@ -16,17 +16,18 @@ from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.linear import solve
-from avatar.track.solve import View, cross_matrices, projection_slope
+from avatar.track.solve import View
 
 STEPS = 12
 """Gauss-Newton steps; the focal length settles last."""
 FOCAL_SIGMA = 0.35
 """Trust in the landmarks' focal length (its logarithm)."""
-FACTS = 30.0
-"""Points err together (shading, slow drift): so many count as one measurement where the prior of a number that all
-frames share is weighed."""
+FOCAL_FACTS = 30.0
+"""Points err together (shading, expression, codec): so many count as one measurement against that trust."""
 OUTLIER = 2.5
 """Standard deviations beyond which an observation loses its influence."""
+CONVERGED = 0.003
+"""A frame's pose is found when no number changes by more than this part of its trust."""
 LEAST_SCATTER = 0.15
 """No point is known better than this, px."""
 SCATTER_FRAMES = 8.0
@@ -38,8 +39,7 @@ class Points:
     """Points of one keyframe: where they are and how they move with each of K modes of expression, head space, cm."""
 
     home: Float[np.ndarray, "M 3"]
-    home_trust: Float[np.ndarray, "M 3 3"]
-    """Inverse covariance of `home`."""
+    home_sigma: Float[np.ndarray, " M"]
     moves: Float[np.ndarray, "M K 3"]
     moves_sigma: Float[np.ndarray, " M"]
     scatter: Float[np.ndarray, " M"]
@@ -117,7 +117,7 @@ class Bundle:
         turned = rotvec_from_matrix(rotation @ np.swapaxes(self.rotation, 1, 2))
         moved = translation * [1, 1, np.exp(longer)] - self.translation
         away = np.concatenate([turned, moved], axis=1).reshape(-1)
-        hold = np.append(np.tile(self._hold, len(rotation)), FACTS / FOCAL_SIGMA**2)
+        hold = np.append(np.tile(self._hold, len(rotation)), FOCAL_FACTS / FOCAL_SIGMA**2)
         normal += np.diag(hold)
         gradient += hold * np.append(away, -longer)
 
@@ -143,9 +143,8 @@ class Bundle:
         residual, rotated, camera = self._residual(k)
         scatter = self.points[k].scatter
         weight = influence((residual**2).sum(-1) / 2, scatter) * sighting.seen / scatter**2
-        slope = projection_slope(camera, self.view.focal)
-        by_pose = np.concatenate([slope @ -cross_matrices(rotated), slope], axis=-1)
-        by_home = slope @ self.rotation[sighting.frames][:, None]
+        by_pose = pose_slope(rotated, camera, self.view.focal)
+        by_home = by_pose[..., 3:] @ self.rotation[sighting.frames][:, None]
         modes = np.concatenate([np.ones((len(sighting.frames), 1)), self._modes[sighting.frames]], axis=1)
         by_point = (modes[:, None, None, :, None] * by_home[..., None, :]).reshape(*by_home.shape[:-1], -1)
         return _Terms(residual, weight, by_pose, by_point, sighting.pixels - residual - self.view.centre)
@@ -156,28 +155,33 @@ class Bundle:
         terms, points, first = self._terms(k), self.points[k], self._start[0][k]
         count, size = terms.weight.shape
         weight = terms.weight[..., None, None]
-        pose = np.einsum("nmai,nmaj->nij", weight * terms.by_pose, terms.by_pose, optimize=True)
-        cross_focal = np.einsum("nmai,nma->ni", weight * terms.by_pose, terms.by_focal)
+        weighted_pose, weighted_point = weight * terms.by_pose, weight * terms.by_point
         normal, gradient = np.zeros((6 * count + 1,) * 2), np.zeros(6 * count + 1)
+        rows = terms.by_pose.reshape(count, -1, 6)
+        weighted_rows = weighted_pose.reshape(count, -1, 6)
+        by_frame = np.swapaxes(weighted_rows, 1, 2) @ rows
         for n in range(count):
-            normal[6 * n : 6 * n + 6, 6 * n : 6 * n + 6] = pose[n]
-        normal[:-1, -1] = normal[-1, :-1] = cross_focal.reshape(-1)
-        normal[-1, -1] = (terms.weight[..., None] * terms.by_focal**2).sum()
-        gradient[:-1] = np.einsum("nmai,nma->ni", weight * terms.by_pose, terms.residual).reshape(-1)
-        gradient[-1] = (terms.weight[..., None] * terms.by_focal * terms.residual).sum()
-        pull = np.zeros((size, terms.by_point.shape[-1], terms.by_point.shape[-1]))
-        pull[:, :3, :3] = points.home_trust
-        moving = np.arange(3, pull.shape[1])
-        pull[:, moving, moving] = points.moves_sigma[:, None] ** -2.0
+            normal[6 * n : 6 * n + 6, 6 * n : 6 * n + 6] = by_frame[n]
+        tied = np.swapaxes(weighted_rows, 1, 2) @ np.stack([terms.by_focal, terms.residual], -1).reshape(count, -1, 2)
+        normal[:-1, -1] = normal[-1, :-1] = tied[..., 0].reshape(-1)
+        gradient[:-1] = tied[..., 1].reshape(-1)
+        normal[-1, -1] = (weight[..., 0] * terms.by_focal**2).sum()
+        gradient[-1] = (weight[..., 0] * terms.by_focal * terms.residual).sum()
+        # the same by point: [M, n 2, B]
+        unknowns = terms.by_point.shape[-1]
+        columns = np.swapaxes(weighted_point, 0, 1).reshape(size, 2 * count, unknowns).swapaxes(1, 2)
+        rows = np.swapaxes(terms.by_point, 0, 1).reshape(size, 2 * count, unknowns)
+        rest = np.stack([terms.by_focal, terms.residual], -1).swapaxes(0, 1).reshape(size, 2 * count, 2)
+        sigma = np.stack([points.home_sigma] + [points.moves_sigma] * points.moves.shape[1], axis=1)
+        pull = np.repeat(sigma**-2.0, 3, axis=1)
         off = np.concatenate([(first.home - points.home)[:, None], first.moves - points.moves], axis=1)
-        weighted = weight * terms.by_point
-        own = np.einsum("nmai,nmaj->mij", weighted, terms.by_point, optimize=True) + pull
-        own_gradient = np.einsum("nmai,nma->mi", weighted, terms.residual)
-        own_gradient += np.einsum("mij,mj->mi", pull, off.reshape(size, -1))
-        with_pose = np.einsum("nmai,nmaj->minj", weighted, terms.by_pose, optimize=True).reshape(size, -1, 6 * count)
-        with_focal = np.einsum("nmai,nma->mi", weighted, terms.by_focal)
-        coupling = np.concatenate([with_pose, with_focal[..., None]], axis=-1)
-        answer = np.linalg.solve(own, np.concatenate([coupling, own_gradient[..., None]], axis=-1))
+        tied = columns @ rest
+        right = tied[..., 1] + pull * off.reshape(size, -1)
+        with_pose = np.swapaxes(weighted_point, 2, 3) @ terms.by_pose  # [n, M, B, 6]
+        with_pose = with_pose.transpose(1, 2, 0, 3).reshape(size, unknowns, 6 * count)
+        coupling = np.concatenate([with_pose, tied[..., :1]], axis=-1)
+        own = columns @ rows + pull[..., None] * np.eye(unknowns)
+        answer = np.linalg.solve(own, np.concatenate([coupling, right[..., None]], axis=-1))
         flat = coupling.reshape(-1, 6 * count + 1)
         normal -= flat.T @ answer[..., :-1].reshape(flat.shape)
         gradient -= flat.T @ answer[..., -1].reshape(-1)
@@ -206,14 +210,36 @@ def locate(
         camera = rotated + translation
         residual = pixels - (view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
         weight = influence((residual**2).sum(-1) / 2, scatter) / scatter**2
-        slope = projection_slope(camera, view.focal)
-        by_pose = np.concatenate([slope @ -cross_matrices(rotated), slope], axis=-1).reshape(-1, 6)
+        by_pose = pose_slope(rotated, camera, view.focal).reshape(-1, 6)
         weighted = by_pose * np.repeat(weight, 2)[:, None]
-        away = np.concatenate(
-            [rotvec_from_matrix(start_rotation @ rotation.T), start_translation - translation]
-        )
+        away = np.concatenate([small_turn(start_rotation @ rotation.T), start_translation - translation])
         normal = weighted.T @ by_pose + np.diag(hold)
         change = np.linalg.solve(normal, weighted.T @ residual.reshape(-1) + hold * away)
         rotation = matrix_from_rotvec(change[:3]) @ rotation
         translation = translation + change[3:]
+        if np.abs(change / pose_sigma).max() < CONVERGED:
+            break
     return rotation, translation
+
+
+def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b 3"], focal: float):
+    """d pixel / d (small turn, shift) of points, given them turned and turned and shifted. [..., 2, 6]"""
+    slope = np.zeros((*camera.shape[:-1], 2, 6))
+    x, y, z = np.moveaxis(rotated, -1, 0)
+    near = focal / camera[..., 2]
+    for row in range(2):
+        deep = -near * camera[..., row] / camera[..., 2]
+        slope[..., row, 0], slope[..., row, 1] = y * deep, -x * deep
+        slope[..., row, 3 + row], slope[..., row, 5] = near, deep
+    slope[..., 0, 1] += z * near
+    slope[..., 0, 2] = -y * near
+    slope[..., 1, 0] -= z * near
+    slope[..., 1, 2] = x * near
+    return slope
+
+
+def small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
+    return 0.5 * np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )

@@ -27,6 +27,12 @@ from avatar.track.solve import View
 
 FACE_SIDE = 230
 """Height of the face in the pictures that are compared, px, where the frame has as much."""
+ABOVE, BELOW = 0.6, 0.1
+"""Room for hair and ears around the mesh, above and beside it and below, over its size."""
+PATTERN_CONTRAST = 40.0
+"""Grey levels of one standard deviation of the pattern."""
+BAND, CONTRAST_SIDE = 19, 25
+"""Sides of the squares whose mean brightness is taken out and whose contrast is levelled, px."""
 GRID = 4
 """Spacing of the relief's samples, px."""
 WINDOW = 13
@@ -64,12 +70,12 @@ class Picture:
 class Keyframe:
     """Templates of one frame.
 
-    `eye` is the camera in head space, cm; `pixels` are the points in the frame, px; `home` the same in head space, cm, as the relief has it; `landmark` the
-    mesh point next to each and `on_mesh` whether the mesh covers it.
+    `pixels` are the points in the frame, px; `home` the same in head space, cm, as
+    the relief has it; `landmark` the mesh point next to each and `on_mesh` whether the mesh covers it; `contrast` each
+    patch's mean distance from its mean, grey levels; `relief` the head-space point at every GRID-th pixel.
     """
 
     rotation: Float[np.ndarray, "3 3"]
-    eye: Float[np.ndarray, " 3"]
     pixels: Float[np.ndarray, "M 2"]
     home: Float[np.ndarray, "M 3"]
     on_mesh: Bool[np.ndarray, " M"]
@@ -84,21 +90,23 @@ def working_scale(pixels: Float[np.ndarray, "N 478 2"]) -> float:
     return min(1.0, FACE_SIDE / float(np.median(np.ptp(pixels[..., 1], axis=1))))
 
 
-def picture(frame: UInt8[np.ndarray, "H W 3"], low, high, scale: float) -> Picture:
-    """Local pattern of the part of a frame between two corners (px of the frame)."""
+def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478 2"], scale: float) -> Picture:
+    """Local pattern of a frame around its head, which has these landmarks (px of the frame)."""
     import cv2
 
     size = np.array([frame.shape[1], frame.shape[0]])
-    left, top = np.clip(np.floor(low), 0, size - 16).astype(int)
-    right, bottom = np.clip(np.ceil(high), (left + 16, top + 16), size).astype(int)
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    side = float((high - low).max())
+    left, top = np.clip(np.floor(low - ABOVE * side), 0, size - 16).astype(int)
+    right, bottom = np.clip(np.ceil(high + np.array([ABOVE, BELOW]) * side), (left + 16, top + 16), size).astype(int)
     grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
     if scale < 1:
         shape = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
         grey = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA)
     fine = cv2.GaussianBlur(grey.astype(np.float32), (3, 3), 0.7)
-    band = fine - cv2.blur(cv2.blur(fine, (13, 13)), (13, 13))
-    contrast = cv2.sqrt(cv2.blur(cv2.blur(band * band, (17, 17)), (17, 17))) + 4
-    pattern = cv2.convertScaleAbs(cv2.add(cv2.divide(band, contrast, scale=40), 128))
+    band = fine - cv2.blur(fine, (BAND, BAND))
+    contrast = cv2.sqrt(cv2.blur(band * band, (CONTRAST_SIDE, CONTRAST_SIDE))) + 4
+    pattern = np.clip(128 + PATTERN_CONTRAST * cv2.divide(band, contrast), 0, 255).astype(np.uint8)
     return Picture(pattern, scale, np.array([left, top]) * scale)
 
 
@@ -123,19 +131,16 @@ def keyframe(
     """
     import cv2
 
-    landmarks = _projected(points, rotation, translation, view)
-    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-    reach = 0.6 * float((high - low).max())
-    shown = picture(frame, low - reach, high + 0.2 * reach, scale)
+    landmarks = projected(points, rotation, translation, view)
+    shown = picture(frame, landmarks, scale)
     relief, on_mesh = _relief(shown, points[:SKIN_POINTS], landmarks[:SKIN_POINTS], rotation, translation, view)
     marks = landmarks * scale - shown.corner
     found = _corners(shown.pattern, _head_area(shown, frame.shape[0], person, relief, on_mesh, marks))
-    node = (found / GRID).astype(np.float32)[None]
-    at = lambda layer: cv2.remap(layer, node, None, cv2.INTER_LINEAR)[0]  # noqa: E731
+    x, y = (found / GRID).astype(np.float32).T[:, None]
+    at = lambda layer: cv2.remap(layer, x, y, cv2.INTER_LINEAR)[0]  # noqa: E731
     home = np.stack([at(np.ascontiguousarray(relief[..., k], dtype=np.float32)) for k in range(3)], axis=-1)
     return Keyframe(
         rotation,
-        -translation @ rotation,
         (found + 0.5 + shown.corner) / scale,
         home.astype(np.float64),
         at(on_mesh.astype(np.float32)) > 0.5,
@@ -146,28 +151,27 @@ def keyframe(
     )
 
 
-def follow(key: Keyframe, frame: UInt8[np.ndarray, "H W 3"], rotation, translation, view: View):
+def follow(key: Keyframe, shown: Picture, rotation, translation, view: View):
     """Where a keyframe's points lie in another frame.
 
     Args:
         key: the keyframe.
-        frame: RGB.
+        shown: the frame's picture.
         rotation, translation: the pose the frame is believed to have.
         view: the camera.
 
     Returns:
-        [M, 2] px of the frame, [M] whether each was found, and [M] how alike each patch is, 0..1.
+        [M, 2] px of the frame, and [M] whether each was found.
     """
     import cv2
 
     scale = key.picture.scale
-    nodes = _projected(key.relief, rotation, translation, view)
-    shown = picture(frame, nodes.min(axis=(0, 1)), nodes.max(axis=(0, 1)), scale)
+    nodes = projected(key.relief, rotation, translation, view)
     nodes = (nodes * scale - shown.corner - 0.5).astype(np.float32)
     height, width = key.picture.pattern.shape
-    across, down = (np.arange(n, dtype=np.float32) / GRID for n in (width, height))
-    where = cv2.remap(nodes, *np.meshgrid(across, down), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    carried = cv2.remap(shown.pattern, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    across, down = np.meshgrid(*(np.arange(n, dtype=np.float32) / GRID for n in (width, height)))
+    where = cv2.remap(nodes, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    carried = cv2.remap(shown.pattern, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     start = (key.pixels * scale - key.picture.corner - 0.5).astype(np.float32)
     options = {"winSize": (WINDOW, WINDOW), "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     there, found, differs = cv2.calcOpticalFlowPyrLK(
@@ -179,10 +183,11 @@ def follow(key: Keyframe, frame: UInt8[np.ndarray, "H W 3"], rotation, translati
     unlike = np.where(found[:, 0] > 0, differs[:, 0] / key.contrast, np.inf)
     same = (unlike < ALIKE) & (np.linalg.norm(back - start, axis=1) < THERE_AND_BACK)
     pixels = cv2.remap(where, there[None, :, 0], there[None, :, 1], cv2.INTER_LINEAR)[0]
-    return (pixels + 0.5 + shown.corner) / scale, same, 1 / (1 + (unlike / ALIKE) ** 2)
+    return (pixels + 0.5 + shown.corner) / scale, same
 
 
-def _projected(points, rotation, translation, view: View):
+def projected(points: Float[np.ndarray, "*b 3"], rotation, translation, view: View) -> Float[np.ndarray, "*b 2"]:
+    """Head-space points in the frame, px, under a pose."""
     camera = points @ rotation.T + translation
     return view.focal * camera[..., :2] / camera[..., 2:] + view.centre
 

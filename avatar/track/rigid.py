@@ -7,14 +7,13 @@ only the sightings are kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
-from avatar.track.keyframes import Keyframe, follow, keyframe, working_scale
-from avatar.track.mesh import OUTER_LIPS, landmark_noise
+from avatar.track.keyframes import Keyframe, follow, keyframe, picture, projected, working_scale
+from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, varied_frames
 
@@ -31,14 +30,12 @@ BUNDLE_POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
 """Trust in a landmark pose while all are solved together (they err alike): radians about and cm along the axes."""
 POSE_SIGMA = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5])
 """The same for a frame on its own."""
-MESH_SIGMA_CM, FREE_SIGMA_CM = 0.8, 3.0
+MESH_SIGMA_CM, FREE_SIGMA_CM = 0.4, 3.0
 """Trust in the mesh's place for a point, and in the rough relief's."""
 SKIN_MOVES_CM, HAIR_MOVES_CM = 0.3, 0.02
 """How far one unit of an expression mode may move skin otherwise than the prior says, and anything off the mesh."""
 SKIN_SCATTER_PX, HAIR_SCATTER_PX = 0.8, 0.25
 """First guess of how far points stray: the steadiest skin, and points off the mesh (working pixels)."""
-MOUTH_CM = 4.0
-"""Points this near to the mouth's middle say whether something covers it."""
 
 
 def align_head(
@@ -48,8 +45,8 @@ def align_head(
     view: View,
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[Poses, View, Float[np.ndarray, "N 2"]]:
-    """Poses and camera that the rigid points of the whole head agree on, and how much of them each frame shows.
+) -> tuple[Poses, View]:
+    """Poses and camera that the rigid points of the whole head agree on.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -58,10 +55,6 @@ def align_head(
         view: its camera.
         poses: its poses; expressions are kept.
         advance: called once per frame.
-
-    Returns:
-        Poses, camera, and the shares 0..1 of the points found again in each frame: of all, and of those around the
-        mouth.
     """
     count = len(poses.rotation)
     modes, basis = _modes(head, poses.expression)
@@ -70,7 +63,7 @@ def align_head(
     frames = _bundle_frames(poses, min(count, BUNDLE_FRAMES))
     bundle = Bundle(
         points,
-        _sightings(read, keys, frames, view, poses),
+        _sightings(read, keys, frames, head, view, poses),
         modes[frames],
         poses.rotation[frames],
         poses.translation[frames],
@@ -80,25 +73,24 @@ def align_head(
     for _ in range(STEPS):
         bundle.improve()
     longer = bundle.view.focal / view.focal
-    near_mouth = [_near_mouth(key, head) for key in keys]
 
     def aligned(i: int):
         k = _nearest(keys, poses.rotation[i])[0]
         rotation, translation = poses.rotation[i], poses.translation[i]
-        pixels, found, alike = follow(keys[k], read(i), rotation, translation, view)
-        shares = np.array([part.mean() if len(part) else 1.0 for part in (alike, alike[near_mouth[k]])])
+        shown = _picture(read, head, view, poses, i, keys[k].picture.scale)
+        pixels, found = follow(keys[k], shown, rotation, translation, view)
         translation = translation * [1, 1, longer]
         if found.sum() < LEAST_POINTS:
-            return rotation, translation, shares
+            return rotation, translation
         places = bundle.points[k].at(modes[i : i + 1])[0]
         scatter = bundle.points[k].scatter
-        return *locate(places[found], pixels[found], scatter[found], rotation, translation, bundle.view, POSE_SIGMA), shares
+        return locate(places[found], pixels[found], scatter[found], rotation, translation, bundle.view, POSE_SIGMA)
 
-    rotation, translation, agreement = np.empty((count, 3, 3)), np.empty((count, 3)), np.empty((count, 2))
+    rotation, translation = np.empty((count, 3, 3)), np.empty((count, 3))
     for i, found in enumerate(ahead(count, aligned)):
-        rotation[i], translation[i], agreement[i] = found
+        rotation[i], translation[i] = found
         advance()
-    return Poses(rotation, translation, poses.expression), bundle.view, agreement
+    return Poses(rotation, translation, poses.expression), bundle.view
 
 
 def _modes(head: Head, expression: Float[np.ndarray, "N K"]):
@@ -115,22 +107,19 @@ def _keyframes(read, person, head: Head, view: View, poses: Poses) -> list[Keyfr
     directions = poses.rotation.reshape(len(poses.rotation), 9)
     chosen = varied_frames(directions, min(KEYFRAMES, len(directions)))
     shapes = head_points(head, poses.expression[chosen])
-    camera = shapes @ np.swapaxes(poses.rotation[chosen], 1, 2) + poses.translation[chosen, None]
-    scale = working_scale(view.focal * camera[..., :2] / camera[..., 2:] + view.centre)
+    posed = list(zip(shapes, poses.rotation[chosen], poses.translation[chosen], strict=True))
+    scale = working_scale(np.array([projected(points, r, t, view) for points, r, t in posed]))
     return [
-        keyframe(read(int(i)), person(int(i)), shape, poses.rotation[i], poses.translation[i], view, scale)
-        for i, shape in zip(chosen, shapes, strict=True)
+        keyframe(read(int(i)), person(int(i)), points, rotation, translation, view, scale)
+        for i, (points, rotation, translation) in zip(chosen, posed, strict=True)
     ]
 
 
 def _prior_points(key: Keyframe, basis) -> Points:
     skin = key.on_mesh
-    toward = key.home - key.eye  # the picture itself says where the point lies across this
-    toward = toward / np.linalg.norm(toward, axis=1, keepdims=True)
     return Points(
         key.home,
-        toward[:, :, None] * toward[:, None] * np.where(skin, MESH_SIGMA_CM**-2.0 - FREE_SIGMA_CM**-2.0, 0)[:, None, None]
-        + np.eye(3) * FREE_SIGMA_CM**-2.0,
+        np.where(skin, MESH_SIGMA_CM, FREE_SIGMA_CM),
         np.where(skin[:, None, None], basis[:, key.landmark].transpose(1, 0, 2), 0.0),
         np.where(skin, SKIN_MOVES_CM, HAIR_MOVES_CM),
         np.where(skin, SKIN_SCATTER_PX * landmark_noise()[key.landmark], HAIR_SCATTER_PX) / key.picture.scale,
@@ -143,14 +132,14 @@ def _bundle_frames(poses: Poses, count: int):
     return np.unique(np.concatenate([spread, turned]))
 
 
-def _sightings(read, keys: list[Keyframe], frames, view: View, poses: Poses) -> list[Sightings]:
+def _sightings(read, keys: list[Keyframe], frames, head: Head, view: View, poses: Poses) -> list[Sightings]:
     """Each bundle frame compared with the keyframes nearest in pose."""
     near = [_nearest(keys, poses.rotation[i])[:NEIGHBOURS] for i in frames]
 
     def compared(n: int):
         i = int(frames[n])
-        frame = read(i)
-        return {int(k): follow(keys[k], frame, poses.rotation[i], poses.translation[i], view) for k in near[n]}
+        shown = _picture(read, head, view, poses, i, keys[0].picture.scale)
+        return {int(k): follow(keys[k], shown, poses.rotation[i], poses.translation[i], view) for k in near[n]}
 
     seen = list(ahead(len(frames), compared))
     out = []
@@ -163,11 +152,11 @@ def _sightings(read, keys: list[Keyframe], frames, view: View, poses: Poses) -> 
     return out
 
 
+def _picture(read, head: Head, view: View, poses: Poses, i: int, scale: float):
+    points = head_points(head, poses.expression[i : i + 1])[0]
+    return picture(read(i), projected(points, poses.rotation[i], poses.translation[i], view), scale)
+
+
 def _nearest(keys: list[Keyframe], rotation):
     """Numbers of the keyframes, nearest in pose first."""
     return np.argsort([-np.trace(rotation.T @ key.rotation) for key in keys])
-
-
-def _near_mouth(key: Keyframe, head: Head):
-    mouth = head.neutral[list(OUTER_LIPS), :2].mean(axis=0)
-    return key.on_mesh & (np.linalg.norm(key.home[:, :2] - mouth, axis=1) < MOUTH_CM)

@@ -113,6 +113,17 @@ def solve_clip(
     return Solution(view, head, poses, residual)
 
 
+def settle_head(pixels: Float[np.ndarray, "N 478 2"], head: Head, view: View, poses: Poses) -> tuple[Head, Poses]:
+    """The neutral head that goes with poses and a camera found otherwise, in head space again, and the poses for it."""
+    many = np.unique(np.linspace(0, len(pixels) - 1, HEAD_FRAMES).round().astype(int))
+    picked = Poses(poses.rotation[many], poses.translation[many], poses.expression[many])
+    for _ in range(2):
+        neutral = solve_neutral(pixels[many].astype(np.float64), head, view, picked, landmark_weights())
+        head = replace(head, neutral=neutral)
+    head, fix_r, fix_t = _fix_gauge(head)
+    return head, _regauge(poses, fix_r, fix_t)
+
+
 def landmark_weights() -> Float[np.ndarray, " 478"]:
     """Squared inverse of each landmark's noise: 1 for the steadiest."""
     return 1 / landmark_noise() ** 2

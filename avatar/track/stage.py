@@ -23,11 +23,12 @@ from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, che
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.parallel import ahead, single_threaded_libraries
+from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
 from avatar.track.rigid import align_head
 from avatar.track.smooth import bridge, whittaker
-from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
+from avatar.track.solve import Poses, Solution, settle_head, smooth_poses, solve_clip
 from avatar.track.torso import TorsoTracker, lift_motion
 from avatar.types import Camera, Capture, Track
 
@@ -81,7 +82,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
     solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
-    aligned, view, agreement = _aligned(capture, first, solution, reporter)
+    aligned, head, view, agreement = _aligned(capture, first, solution, reporter)
     faces, hidden = valid, hidden_frames(agreement, valid)
     valid = faces & ~hidden
     camera = Camera(view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
@@ -99,7 +100,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         camera_from_torso=torso,
         coefficients=coefficients.astype(np.float32),
         landmarks=landmarks.astype(np.float32),
-        neutral=solution.head.neutral.astype(np.float32),
+        neutral=head.neutral.astype(np.float32),
         regions=regions,
         backdrop=first.plate.colour,
         reference_frame=reference,
@@ -171,22 +172,21 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
 
 
 def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: Reporter):
-    """Second reading of the frames: poses (of the frames with a face) and camera that the head's rigid points agree
-    on, and how many of those each of all frames shows [N, 2]."""
+    """Second and third reading of the frames: poses (of the frames with a face) aligned to the person's own texture,
+    then to the rigid points of the whole head, with the camera and the neutral head that go with them; and how much of
+    the skin shows that texture in each of all frames [N, 2]."""
     indices = np.flatnonzero(first.valid)
     steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
-    with reporter.bar("aligning the head", len(indices)) as bar:
-        aligned, view, found = align_head(
-            lambda k: capture.frames[int(indices[k])],
-            lambda k: first.masks[int(indices[k])],
-            solution.head,
-            solution.view,
-            replace(solution.poses, expression=steady),
-            bar.advance,
-        )
+    poses, view = replace(solution.poses, expression=steady), solution.view
+    read = lambda k: capture.frames[int(indices[k])]  # noqa: E731
+    with reporter.bar("aligning the head", 2 * len(indices)) as bar:
+        poses, alike = refine_poses(read, solution.head, view, poses, bar.advance)
+        masks = lambda k: first.masks[int(indices[k])]  # noqa: E731
+        poses, view = align_head(read, masks, solution.head, view, poses, bar.advance)
     agreement = np.zeros((len(first.valid), 2))
-    agreement[indices] = found
-    return aligned, view, agreement
+    agreement[indices] = alike
+    head, poses = settle_head(first.landmarks[indices, :, :2], solution.head, view, poses)
+    return poses, head, view, agreement
 
 
 def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:
