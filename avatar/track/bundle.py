@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.linear import solve
-from avatar.track.solve import View
+from avatar.track.parallel import ahead
+from avatar.track.solve import View, pose_slope, small_turn
 
-STEPS = 12
+STEPS = 8
 """Gauss-Newton steps; the focal length settles last."""
 FOCAL_SIGMA = 0.35
 """Trust in the landmarks' focal length (its logarithm)."""
@@ -92,10 +93,10 @@ class Bundle:
         count = len(self.rotation)
         normal, gradient = np.zeros((6 * count + 1,) * 2), np.zeros(6 * count + 1)
         back = []
-        for k, sighting in enumerate(self._sightings):
-            self.points[k] = self._rated(k)
-            index = np.append((6 * sighting.frames[:, None] + np.arange(6)).reshape(-1), 6 * count)
-            own_normal, own_gradient, follow = self._eliminated(k)
+        self.points = [self._rated(k) for k in range(len(self.points))]
+        for k, (own_normal, own_gradient, follow) in enumerate(ahead(len(self.points), self._eliminated)):
+            frames = self._sightings[k].frames
+            index = np.append((6 * frames[:, None] + np.arange(6)).reshape(-1), 6 * count)
             normal[np.ix_(index, index)] += own_normal
             gradient[index] += own_gradient
             back.append((index, *follow))
@@ -220,26 +221,3 @@ def locate(
         if np.abs(change / pose_sigma).max() < CONVERGED:
             break
     return rotation, translation
-
-
-def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b 3"], focal: float):
-    """d pixel / d (small turn, shift) of points, given them turned and turned and shifted. [..., 2, 6]"""
-    slope = np.zeros((*camera.shape[:-1], 2, 6))
-    x, y, z = np.moveaxis(rotated, -1, 0)
-    near = focal / camera[..., 2]
-    for row in range(2):
-        deep = -near * camera[..., row] / camera[..., 2]
-        slope[..., row, 0], slope[..., row, 1] = y * deep, -x * deep
-        slope[..., row, 3 + row], slope[..., row, 5] = near, deep
-    slope[..., 0, 1] += z * near
-    slope[..., 0, 2] = -y * near
-    slope[..., 1, 0] -= z * near
-    slope[..., 1, 2] = x * near
-    return slope
-
-
-def small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
-    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
-    return 0.5 * np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )

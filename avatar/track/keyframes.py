@@ -27,8 +27,8 @@ from avatar.track.solve import View
 
 FACE_SIDE = 230
 """Height of the face in the pictures that are compared, px, where the frame has as much."""
-ABOVE, BELOW = 0.6, 0.1
-"""Room for hair and ears around the mesh, above and beside it and below, over its size."""
+ABOVE, BESIDE, BELOW = 0.45, 0.3, 0.05
+"""Room for hair and ears around the mesh, over its size."""
 PATTERN_CONTRAST = 40.0
 """Grey levels of one standard deviation of the pattern."""
 BAND, CONTRAST_SIDE = 19, 25
@@ -43,7 +43,7 @@ THERE_AND_BACK = 0.5
 """A point must come back to within this where it started, px."""
 ALIKE = 0.6
 """Mean difference between a patch and its template, over the template's own contrast, up to which they are one."""
-CELL = 13
+CELL = 16
 """At most one point per square of this side, px."""
 TEXTURE = 0.7
 """Least strength of a corner over the median of the head's area."""
@@ -97,8 +97,8 @@ def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478
     size = np.array([frame.shape[1], frame.shape[0]])
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     side = float((high - low).max())
-    left, top = np.clip(np.floor(low - ABOVE * side), 0, size - 16).astype(int)
-    right, bottom = np.clip(np.ceil(high + np.array([ABOVE, BELOW]) * side), (left + 16, top + 16), size).astype(int)
+    left, top = np.clip(np.floor(low - side * np.array([BESIDE, ABOVE])), 0, size - 16).astype(int)
+    right, bottom = np.clip(np.ceil(high + side * np.array([BESIDE, BELOW])), (left + 16, top + 16), size).astype(int)
     grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
     if scale < 1:
         shape = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))

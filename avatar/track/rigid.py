@@ -20,7 +20,7 @@ from avatar.track.solve import Head, Poses, View, head_points, varied_frames
 KEYFRAMES = 12
 BUNDLE_FRAMES = 96
 """Frames of the joint solve: half evenly spread, half of poses as different as possible."""
-NEIGHBOURS = 4
+NEIGHBOURS = 3
 """Keyframes that each of them is compared with: what ties the keyframes to each other."""
 MODES = 4
 """Modes of expression that points may move with."""

@@ -52,7 +52,7 @@ class _FirstPass:
     landmarks: np.ndarray
     valid: np.ndarray
     masks: MaskStore
-    plate: Plate
+    backdrop: BackdropBuilder
     colours: ColourStatistics
     coefficients: np.ndarray | None
     cuts: list[int]
@@ -81,7 +81,10 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
 def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> Track:
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
-    solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
+    with ThreadPoolExecutor(1) as beside:
+        plating = beside.submit(first.backdrop.plate)
+        solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
+        plate = plating.result()
     aligned, head, view, agreement = _aligned(capture, first, solution, reporter)
     faces, hidden = valid, hidden_frames(agreement, valid)
     valid = faces & ~hidden
@@ -91,7 +94,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     coefficients = _coefficients(first, times, valid)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
-    regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
+    regions, torso = _regions_and_torso(capture, first, plate, camera, camera_from_head, landmarks, reference, reporter)
     return Track(
         camera=camera,
         times=times,
@@ -102,7 +105,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         landmarks=landmarks.astype(np.float32),
         neutral=head.neutral.astype(np.float32),
         regions=regions,
-        backdrop=first.plate.colour,
+        backdrop=plate.colour,
         reference_frame=reference,
         findings=track_findings(times, faces, hidden, first.cuts),
     )
@@ -146,7 +149,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
             if network is not None:
                 network.close()
     _check_faces(np.asarray(capture.times), valid, faces)
-    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients, cuts.cuts())
+    return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, cuts.cuts())
 
 
 def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
@@ -214,12 +217,14 @@ def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, val
     return int(np.argmin(score))
 
 
-def _regions_and_torso(capture, first: _FirstPass, camera, camera_from_head, landmarks, reference: int, reporter):
+def _regions_and_torso(
+    capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, reference: int, reporter
+):
     """Third reading of the frames: matte, labels, torso motion."""
     count, size = len(capture.frames), capture.size
 
     def regions_of(i: int, frame):
-        matte = refine_matte(frame, steadied(first.masks, i), first.plate)
+        matte = refine_matte(frame, steadied(first.masks, i), plate)
         return label_frame(frame, matte, head_frame(landmarks[i]), first.colours), matte
 
     frame = capture.frames[reference]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate, pose_slope
-from avatar.track.solve import View
+from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
+from avatar.track.solve import View, pose_slope
 
 VIEW = View(1200.0, 256.0)
 POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
