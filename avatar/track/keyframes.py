@@ -26,7 +26,9 @@ from avatar.track.mesh import (
 from avatar.track.solve import View
 
 FACE_SIDE = 230
-"""Height of the face in the pictures that are compared, px, where the frame has as much."""
+"""Height of the face in the pictures that are compared, px ..."""
+MOST_SCALE = 2.0
+"""... but frames are enlarged by no more than this: patches of a small face would hold too much of it."""
 ABOVE, BESIDE, BELOW = 0.45, 0.3, 0.05
 """Room for hair and ears around the mesh, over its size."""
 PATTERN_CONTRAST = 40.0
@@ -43,7 +45,7 @@ THERE_AND_BACK = 0.5
 """A point must come back to within this where it started, px."""
 ALIKE = 0.6
 """Mean difference between a patch and its template, over the template's own contrast, up to which they are one."""
-CELL = 16
+CELL = 15
 """At most one point per square of this side, px."""
 TEXTURE = 0.7
 """Least strength of a corner over the median of the head's area."""
@@ -87,7 +89,7 @@ class Keyframe:
 
 def working_scale(pixels: Float[np.ndarray, "N 478 2"]) -> float:
     """Scale of the compared pictures for faces of these landmarks, px."""
-    return min(1.0, FACE_SIDE / float(np.median(np.ptp(pixels[..., 1], axis=1))))
+    return min(MOST_SCALE, FACE_SIDE / float(np.median(np.ptp(pixels[..., 1], axis=1))))
 
 
 def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478 2"], scale: float) -> Picture:
@@ -100,9 +102,9 @@ def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478
     left, top = np.clip(np.floor(low - side * np.array([BESIDE, ABOVE])), 0, size - 16).astype(int)
     right, bottom = np.clip(np.ceil(high + side * np.array([BESIDE, BELOW])), (left + 16, top + 16), size).astype(int)
     grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
-    if scale < 1:
+    if scale != 1:
         shape = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-        grey = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA)
+        grey = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     fine = cv2.GaussianBlur(grey.astype(np.float32), (3, 3), 0.7)
     band = fine - cv2.blur(fine, (BAND, BAND))
     contrast = cv2.sqrt(cv2.blur(band * band, (CONTRAST_SIDE, CONTRAST_SIDE))) + 4
@@ -135,7 +137,8 @@ def keyframe(
     shown = picture(frame, landmarks, scale)
     relief, on_mesh = _relief(shown, points[:SKIN_POINTS], landmarks[:SKIN_POINTS], rotation, translation, view)
     marks = landmarks * scale - shown.corner
-    found = _corners(shown.pattern, _head_area(shown, frame.shape[0], person, relief, on_mesh, marks))
+    area = _head_area(shown, frame.shape[0], person, relief, on_mesh, marks)
+    found = _corners(shown.pattern, area)
     x, y = (found / GRID).astype(np.float32).T[:, None]
     at = lambda layer: cv2.remap(layer, x, y, cv2.INTER_LINEAR)[0]  # noqa: E731
     home = np.stack([at(np.ascontiguousarray(relief[..., k], dtype=np.float32)) for k in range(3)], axis=-1)
@@ -235,7 +238,7 @@ def _head_area(shown: Picture, size: int, person, relief, on_mesh, marks) -> UIn
 
 
 def _corners(pattern, area) -> Float[np.ndarray, "M 2"]:
-    """The strongest corner of each cell, as indices (x, y)."""
+    """The strongest corner of each square, as indices (x, y)."""
     import cv2
 
     strength = cv2.cornerMinEigenVal(pattern, 7)

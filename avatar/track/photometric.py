@@ -38,7 +38,7 @@ from avatar.track.mesh import (
 from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, small_turn, varied_frames
 
-POINTS = 1500
+POINTS = 3000
 """Surface points that are compared."""
 COARSE_SIDE, FINE_SIDE = 90, 220
 """Height of the face in pixels at which the coarse and the fine band are computed, where the frame has as much."""

@@ -1,7 +1,8 @@
 """Head poses from the whole head's rigid points: keyframes, their joint solve, then every frame on its own.
 
 `keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; of the bundle's frames
-only the sightings are kept.
+only the sightings are kept. Smooth skin and hair without grain give points that wander: the head then shakes more than
+before, and the poses stay as they came.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from avatar.geometry import rotvec_from_matrix
 from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
 from avatar.track.keyframes import Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
@@ -46,7 +48,7 @@ def align_head(
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Poses, View]:
-    """Poses and camera that the rigid points of the whole head agree on.
+    """Poses and camera that the rigid points of the whole head agree on; those given where that shakes the head more.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -90,7 +92,14 @@ def align_head(
     for i, found in enumerate(ahead(count, aligned)):
         rotation[i], translation[i] = found
         advance()
-    return Poses(rotation, translation, poses.expression), bundle.view
+    steadier = _shake(rotation) < _shake(poses.rotation)
+    return (Poses(rotation, translation, poses.expression), bundle.view) if steadier else (poses, view)
+
+
+def _shake(rotation: Float[np.ndarray, "N 3 3"]) -> float:
+    """How much the turning changes from frame to frame, radians: at video rates most of that is error."""
+    turning = rotvec_from_matrix(np.swapaxes(rotation[:-1], 1, 2) @ rotation[1:])
+    return float(np.sqrt((np.diff(turning, axis=0) ** 2).sum(axis=1).mean()))
 
 
 def _modes(head: Head, expression: Float[np.ndarray, "N K"]):

@@ -22,6 +22,7 @@ from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
+from avatar.track.mesh import SKIN_POINTS
 from avatar.track.parallel import ahead, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
@@ -86,7 +87,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
         plate = plating.result()
     aligned, head, view, agreement = _aligned(capture, first, solution, reporter)
-    faces, hidden = valid, hidden_frames(agreement, valid)
+    faces, hidden = valid, hidden_frames(agreement, _mesh_error(solution, valid), valid)
     valid = faces & ~hidden
     camera = Camera(view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
     poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
@@ -190,6 +191,13 @@ def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: 
     agreement[indices] = alike
     head, poses = settle_head(first.landmarks[indices, :, :2], solution.head, view, poses)
     return poses, head, view, agreement
+
+
+def _mesh_error(solution: Solution, valid: np.ndarray) -> np.ndarray:
+    """How far the mesh's skin points lie from the solved head in each of all frames, px. [N]"""
+    error = np.zeros(len(valid))
+    error[valid] = np.linalg.norm(solution.residual[:, :SKIN_POINTS], axis=-1).mean(axis=1)
+    return error
 
 
 def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:
