@@ -189,7 +189,9 @@ def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: 
         poses, view = align_head(read, masks, solution.head, view, poses, bar.advance)
     agreement = np.zeros((len(first.valid), 2))
     agreement[indices] = alike
-    head, poses = settle_head(first.landmarks[indices, :, :2], solution.head, view, poses)
+    head = solution.head
+    if view != solution.view:
+        head, poses = settle_head(first.landmarks[indices, :, :2], head, view, poses)
     return poses, head, view, agreement
 
 
