@@ -49,6 +49,8 @@ CELL = 15
 """At most one point per square of this side, px."""
 TEXTURE = 0.7
 """Least strength of a corner over the median of the head's area."""
+LEAST_POINTS = 12
+"""A keyframe has at least so many points."""
 EDGE = 5
 """Points keep this distance from the person's outline and from eyes, brows and lips, px."""
 SKULL_CENTRE, SKULL_AXES = np.array([0.0, 0.5, -1.5]), np.array([8.2, 11.5, 10.0])
@@ -120,8 +122,8 @@ def keyframe(
     translation: Float[np.ndarray, " 3"],
     view: View,
     scale: float,
-) -> Keyframe:
-    """Templates of one frame.
+) -> Keyframe | None:
+    """Templates of one frame; None where it has next to no texture.
 
     Args:
         frame: RGB.
@@ -139,6 +141,8 @@ def keyframe(
     marks = landmarks * scale - shown.corner
     area = _head_area(shown, frame.shape[0], person, relief, on_mesh, marks)
     found = _corners(shown.pattern, area)
+    if len(found) < LEAST_POINTS:
+        return None
     x, y = (found / GRID).astype(np.float32).T[:, None]
     at = lambda layer: cv2.remap(layer, x, y, cv2.INTER_LINEAR)[0]  # noqa: E731
     home = np.stack([at(np.ascontiguousarray(relief[..., k], dtype=np.float32)) for k in range(3)], axis=-1)

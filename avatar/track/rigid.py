@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from avatar.geometry import rotvec_from_matrix
 from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
-from avatar.track.keyframes import Keyframe, follow, keyframe, picture, projected, working_scale
+from avatar.track.keyframes import LEAST_POINTS, Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, varied_frames
@@ -26,8 +26,6 @@ NEIGHBOURS = 3
 """Keyframes that each of them is compared with: what ties the keyframes to each other."""
 MODES = 4
 """Modes of expression that points may move with."""
-LEAST_POINTS = 12
-"""A frame in which fewer points are found keeps the pose it came with."""
 BUNDLE_POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
 """Trust in a landmark pose while all are solved together (they err alike): radians about and cm along the axes."""
 POSE_SIGMA = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5])
@@ -61,11 +59,16 @@ def align_head(
     count = len(poses.rotation)
     modes, basis = _modes(head, poses.expression)
     keys = _keyframes(read, person, head, view, poses)
-    points = [_prior_points(key, basis) for key in keys]
+    if not keys:
+        for _ in range(count):
+            advance()
+        return poses, view
     frames = _bundle_frames(poses, min(count, BUNDLE_FRAMES))
+    sightings = _sightings(read, keys, frames, head, view, poses)
+    keys = [key for key, seen in zip(keys, sightings, strict=True) if len(seen.frames)]
     bundle = Bundle(
-        points,
-        _sightings(read, keys, frames, head, view, poses),
+        [_prior_points(key, basis) for key in keys],
+        [seen for seen in sightings if len(seen.frames)],
         modes[frames],
         poses.rotation[frames],
         poses.translation[frames],
@@ -82,7 +85,7 @@ def align_head(
         shown = _picture(read, head, view, poses, i, keys[k].picture.scale)
         pixels, found = follow(keys[k], shown, rotation, translation, view)
         translation = translation * [1, 1, longer]
-        if found.sum() < LEAST_POINTS:
+        if found.sum() < LEAST_POINTS:  # too few to say anything
             return rotation, translation
         places = bundle.points[k].at(modes[i : i + 1])[0]
         scatter = bundle.points[k].scatter
@@ -114,14 +117,15 @@ def _modes(head: Head, expression: Float[np.ndarray, "N K"]):
 
 def _keyframes(read, person, head: Head, view: View, poses: Poses) -> list[Keyframe]:
     directions = poses.rotation.reshape(len(poses.rotation), 9)
-    chosen = varied_frames(directions, min(KEYFRAMES, len(directions)))
+    chosen = np.unique(varied_frames(directions, min(KEYFRAMES, len(directions))))
     shapes = head_points(head, poses.expression[chosen])
     posed = list(zip(shapes, poses.rotation[chosen], poses.translation[chosen], strict=True))
     scale = working_scale(np.array([projected(points, r, t, view) for points, r, t in posed]))
-    return [
+    keys = [
         keyframe(read(int(i)), person(int(i)), points, rotation, translation, view, scale)
         for i, (points, rotation, translation) in zip(chosen, posed, strict=True)
     ]
+    return [key for key in keys if key is not None]
 
 
 def _prior_points(key: Keyframe, basis) -> Points:

@@ -5,7 +5,9 @@ import pytest
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
-from avatar.track.solve import View, pose_slope
+from avatar.track.mesh import mean_head
+from avatar.track.rigid import align_head
+from avatar.track.solve import Head, Poses, View, pose_slope
 
 VIEW = View(1200.0, 256.0)
 POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
@@ -96,3 +98,16 @@ def test_locate_finds_a_pose_among_many_wrong_points_and_stays_without_any():
     assert np.linalg.norm(place - translation) < 0.05
     far = locate(home, pixels + 4000, scatter, *start, VIEW, sigma)
     np.testing.assert_allclose(far[0], start[0], atol=1e-3)
+
+
+def test_pictures_without_any_grain_leave_the_poses_as_they_came():
+    pytest.importorskip("cv2")
+    rng = np.random.default_rng(3)
+    rotation, translation = turns(14, rng)
+    poses = Poses(rotation, translation, rng.normal(0, 1, (14, 2)))
+    head = Head(mean_head(), rng.normal(0, 0.05, (2, 478, 3)), np.zeros(2), np.ones(2))
+    flat, person = np.full((512, 512, 3), 128, np.uint8), np.full((256, 256), 255, np.uint8)
+    found, view = align_head(lambda i: flat, lambda i: person, head, VIEW, poses)
+    np.testing.assert_allclose(found.rotation, rotation, atol=1e-6)
+    np.testing.assert_allclose(found.translation, translation, atol=1e-6)
+    assert view.focal == pytest.approx(VIEW.focal, rel=1e-6)
