@@ -14,7 +14,7 @@ PROBED_FRAMES = 4
 """Frames, spread over the video, on which it is found out whether refinement pays."""
 LIKENESS_DB = 17.0
 """Least likeness of avatar and video on those frames, over the person's pixels, after refinement. The avatar of the
-person in the video reached 24 to 35 dB (27 in another crop and light), those of others 9 to 14."""
+person in the video reached 24 to 35 dB (27 in another crop and light), those of others 9 to 15."""
 LEAST_GAIN_DB = 0.3
 """Refinement must make the avatar at least this much more alike to be worth its time."""
 

@@ -9,6 +9,10 @@ from avatar.types import Finding
 
 HIDDEN_SHARE = 0.62
 """A face whose skin looks as expected in less than this share of what is usual in the clip is covered or smeared."""
+BENT_SHARE, BENT = 0.73, 2.0
+"""The same share where the mesh lies this many times further from the person's head than usual. A plain hand looks much
+like skin (shares of 0.62 to 0.71) but bends the mesh (2.5 to 3.3 times); motion blur gave 0.75, clean clips 0.71 and up
+where the mesh is bent at all."""
 HIDDEN_FRAMES = 3
 """Fewer such frames in a row are a blur or a blink of light, which the smoothing bears."""
 THUMB_SIDE = 24
@@ -34,7 +38,7 @@ class CutDetector:
         """Offers the next frame."""
         import cv2
 
-        small = cv2.resize(frame, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        small = cv2.resize(frame[::2, ::2], (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         self._changes.append(0.0 if self._last is None else float(np.abs(small - self._last).mean()))
         self._last = small
 
@@ -50,17 +54,22 @@ class CutDetector:
         return found
 
 
-def hidden_frames(agreement: Float[np.ndarray, "N 2"], valid: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+def hidden_frames(
+    agreement: Float[np.ndarray, "N 2"], error: Float[np.ndarray, " N"], valid: Bool[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
     """Frames in which something covers the face: the skin does not look like itself for a while.
 
     Args:
         agreement: [N, 2] shares 0..1 of the seen skin that look as in the rest of the clip, of the whole face and
             around the mouth; ignored where not `valid`.
+        error: [N] how far the mesh lies from the solved head, in any unit; ignored where not `valid`.
         valid: [N] frames with a face.
     """
     if not valid.any():
         return np.zeros(len(valid), bool)
-    low = valid & (agreement < HIDDEN_SHARE * np.median(agreement[valid], axis=0)).any(axis=1)
+    share = (agreement / np.median(agreement[valid], axis=0)).min(axis=1)
+    bent = error > BENT * np.median(error[valid])
+    low = valid & ((share < HIDDEN_SHARE) | (bent & (share < BENT_SHARE)))
     out = np.zeros(len(low), bool)
     for first, end in stretches(low):
         out[first:end] = end - first >= HIDDEN_FRAMES

@@ -36,7 +36,7 @@ from avatar.track.mesh import (
     triangles,
 )  # fmt: skip
 from avatar.track.parallel import ahead
-from avatar.track.solve import Head, Poses, View, head_points, varied_frames
+from avatar.track.solve import Head, Poses, View, head_points, small_turn, varied_frames
 
 POINTS = 3000
 """Surface points that are compared."""
@@ -305,7 +305,7 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
             seen = _look(band, points, surface, view, rotation, translation)
             residual = texture - seen.value
             weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
-            away = np.concatenate([_small_turn(start_rotation @ rotation.T), start_translation - translation])
+            away = np.concatenate([small_turn(start_rotation @ rotation.T), start_translation - translation])
             change = np.linalg.solve(weighted.T @ seen.jacobian + hold, weighted.T @ residual + hold @ away)
             rotation = matrix_from_rotvec(change[:3]) @ rotation
             translation = translation + change[3:]
@@ -316,10 +316,3 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
             if np.abs(change / POSE_SIGMA).max() < CONVERGED:
                 break
     return rotation, translation, agreement
-
-
-def _small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
-    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
-    return 0.5 * np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )

@@ -113,6 +113,17 @@ def solve_clip(
     return Solution(view, head, poses, residual)
 
 
+def settle_head(pixels: Float[np.ndarray, "N 478 2"], head: Head, view: View, poses: Poses) -> tuple[Head, Poses]:
+    """The neutral head that goes with poses and a camera found otherwise, in head space again, and the poses for it."""
+    many = np.unique(np.linspace(0, len(pixels) - 1, HEAD_FRAMES).round().astype(int))
+    picked = Poses(poses.rotation[many], poses.translation[many], poses.expression[many])
+    for _ in range(2):
+        neutral = solve_neutral(pixels[many].astype(np.float64), head, view, picked, landmark_weights())
+        head = replace(head, neutral=neutral)
+    head, fix_r, fix_t = _fix_gauge(head)
+    return head, _regauge(poses, fix_r, fix_t)
+
+
 def landmark_weights() -> Float[np.ndarray, " 478"]:
     """Squared inverse of each landmark's noise: 1 for the steadiest."""
     return 1 / landmark_noise() ** 2
@@ -180,13 +191,11 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
         if step == iterations:
             break
         influence = _influence(residual, weight, sigma)
-        slope = _projection_slope(camera, view.focal)
         jacobian = np.empty((count, pixels.shape[1], 2, 6 + modes))
-        jacobian[..., :3] = slope @ -_cross(rotated)
-        jacobian[..., 3:6] = slope
+        jacobian[..., :6] = pose_slope(rotated, camera, view.focal)
         if modes:
             moved = np.einsum("klj,nij->nlik", head.basis, rotation, optimize=True)
-            jacobian[..., 6:] = slope @ moved
+            jacobian[..., 6:] = jacobian[..., 3:6] @ moved
         flat = jacobian.reshape(count, -1, 6 + modes)
         normal, gradient = normal_equations(flat, np.repeat(influence, 2, axis=1), residual.reshape(count, -1))
         if modes:
@@ -215,7 +224,7 @@ def solve_neutral(
     camera = rotated + poses.translation[:, None]
     residual = pixels - (view.focal * camera[..., :2] / camera[..., 2:] + view.centre)
     influence = _influence(residual, weight, sigma)
-    jacobian = _projection_slope(camera, view.focal) @ poses.rotation[:, None]
+    jacobian = pose_slope(rotated, camera, view.focal)[..., 3:] @ poses.rotation[:, None]
     effective = min(1.0, 20 / len(pixels))
     normal = effective * np.einsum("nl,nlai,nlaj->lij", influence, jacobian, jacobian, optimize=True)
     gradient = effective * np.einsum("nl,nlai,nla->li", influence, jacobian, residual, optimize=True)
@@ -249,21 +258,27 @@ def _influence(residual, weight, sigma: float):
     return weight / sigma**2 / (1 + squared) ** 2
 
 
-def _projection_slope(camera, focal: float):
-    """d pixel / d camera-space point. [N, L, 2, 3]"""
-    slope = np.zeros((*camera.shape[:-1], 2, 3))
-    scale = focal / camera[..., 2]
-    slope[..., 0, 0] = scale
-    slope[..., 1, 1] = scale
-    slope[..., :, 2] = -scale[..., None] * camera[..., :2] / camera[..., 2:]
+def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b 3"], focal: float):
+    """d pixel / d (small turn, shift) of points, given them turned and turned and shifted. [..., 2, 6]"""
+    slope = np.zeros((*camera.shape[:-1], 2, 6))
+    x, y, z = np.moveaxis(rotated, -1, 0)
+    near = focal / camera[..., 2]
+    for row in range(2):
+        deep = -near * camera[..., row] / camera[..., 2]
+        slope[..., row, 0], slope[..., row, 1] = y * deep, -x * deep
+        slope[..., row, 3 + row], slope[..., row, 5] = near, deep
+    slope[..., 0, 1] += z * near
+    slope[..., 0, 2] = -y * near
+    slope[..., 1, 0] -= z * near
+    slope[..., 1, 2] = x * near
     return slope
 
 
-def _cross(points):
-    """Matrices with cross(p) v = p x v. [..., 3, 3]"""
-    x, y, z = np.moveaxis(points, -1, 0)
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*points.shape, 3)
+def small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
+    return 0.5 * np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )
 
 
 def _no_basis():

@@ -22,12 +22,14 @@ from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
+from avatar.track.mesh import SKIN_POINTS
 from avatar.track.parallel import ahead, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
+from avatar.track.rigid import align_head
 from avatar.track.smooth import bridge, whittaker
-from avatar.track.solve import Poses, Solution, smooth_poses, solve_clip
+from avatar.track.solve import Poses, Solution, settle_head, smooth_poses, solve_clip
 from avatar.track.torso import TorsoTracker, lift_motion
 from avatar.types import Camera, Capture, Track
 
@@ -51,7 +53,7 @@ class _FirstPass:
     landmarks: np.ndarray
     valid: np.ndarray
     masks: MaskStore
-    plate: Plate
+    backdrop: BackdropBuilder
     colours: ColourStatistics
     coefficients: np.ndarray | None
     cuts: list[int]
@@ -80,17 +82,20 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
 def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -> Track:
     first = _detect(capture, reporter, face_landmarker)
     valid, times = first.valid, np.asarray(capture.times, dtype=np.float64)
-    solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
-    aligned, agreement = _photometric(capture, solution, valid, reporter)
-    faces, hidden = valid, hidden_frames(agreement, valid)
+    with ThreadPoolExecutor(1) as beside:
+        plating = beside.submit(first.backdrop.plate)
+        solution = solve_clip(first.landmarks[valid], capture.size, landmark_prior())
+        plate = plating.result()
+    aligned, head, view, agreement = _aligned(capture, first, solution, reporter)
+    faces, hidden = valid, hidden_frames(agreement, _mesh_error(solution, valid), valid)
     valid = faces & ~hidden
-    camera = Camera(solution.view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
+    camera = Camera(view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
     poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
     camera_from_head = rigid(poses.rotation, poses.translation)
     coefficients = _coefficients(first, times, valid)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
-    regions, torso = _regions_and_torso(capture, first, camera, camera_from_head, landmarks, reference, reporter)
+    regions, torso = _regions_and_torso(capture, first, plate, camera, camera_from_head, landmarks, reference, reporter)
     return Track(
         camera=camera,
         times=times,
@@ -99,9 +104,9 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         camera_from_torso=torso,
         coefficients=coefficients.astype(np.float32),
         landmarks=landmarks.astype(np.float32),
-        neutral=solution.head.neutral.astype(np.float32),
+        neutral=head.neutral.astype(np.float32),
         regions=regions,
-        backdrop=first.plate.colour,
+        backdrop=plate.colour,
         reference_frame=reference,
         findings=track_findings(times, faces, hidden, first.cuts),
     )
@@ -145,7 +150,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
             if network is not None:
                 network.close()
     _check_faces(np.asarray(capture.times), valid, faces)
-    return _FirstPass(landmarks, valid, masks, backdrop.plate(), colours, coefficients, cuts.cuts())
+    return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, cuts.cuts())
 
 
 def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
@@ -170,19 +175,31 @@ def _spread(poses: Poses, valid: np.ndarray) -> Poses:
     return Poses(rotation, translation, expression)
 
 
-def _photometric(capture: Capture, solution: Solution, valid: np.ndarray, reporter: Reporter):
-    """Second reading of the frames: poses aligned to the person's own texture (of the frames with a face), and how
-    much of the skin shows it in each of all frames [N, 2]."""
-    indices = np.flatnonzero(valid)
+def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: Reporter):
+    """Second and third reading of the frames: poses (of the frames with a face) aligned to the person's own texture,
+    then to the rigid points of the whole head, with the camera and the neutral head that go with them; and how much of
+    the skin shows that texture in each of all frames [N, 2]."""
+    indices = np.flatnonzero(first.valid)
     steady = whittaker(solution.poses.expression, np.asarray(capture.times)[indices], EXPRESSION_CUTOFF_HZ)
-    poses = replace(solution.poses, expression=steady)
-    with reporter.bar("aligning the head", len(indices)) as bar:
-        aligned, alike = refine_poses(
-            lambda k: capture.frames[int(indices[k])], solution.head, solution.view, poses, bar.advance
-        )
-    agreement = np.zeros((len(valid), 2))
+    poses, view = replace(solution.poses, expression=steady), solution.view
+    read = lambda k: capture.frames[int(indices[k])]  # noqa: E731
+    with reporter.bar("aligning the head", 2 * len(indices)) as bar:
+        poses, alike = refine_poses(read, solution.head, view, poses, bar.advance)
+        masks = lambda k: first.masks[int(indices[k])]  # noqa: E731
+        poses, view = align_head(read, masks, solution.head, view, poses, bar.advance)
+    agreement = np.zeros((len(first.valid), 2))
     agreement[indices] = alike
-    return aligned, agreement
+    head = solution.head
+    if view != solution.view:
+        head, poses = settle_head(first.landmarks[indices, :, :2], head, view, poses)
+    return poses, head, view, agreement
+
+
+def _mesh_error(solution: Solution, valid: np.ndarray) -> np.ndarray:
+    """How far the mesh's skin points lie from the solved head in each of all frames, px. [N]"""
+    error = np.zeros(len(valid))
+    error[valid] = np.linalg.norm(solution.residual[:, :SKIN_POINTS], axis=-1).mean(axis=1)
+    return error
 
 
 def _coefficients(first: _FirstPass, times: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -210,12 +227,14 @@ def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, val
     return int(np.argmin(score))
 
 
-def _regions_and_torso(capture, first: _FirstPass, camera, camera_from_head, landmarks, reference: int, reporter):
+def _regions_and_torso(
+    capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, reference: int, reporter
+):
     """Third reading of the frames: matte, labels, torso motion."""
     count, size = len(capture.frames), capture.size
 
     def regions_of(i: int, frame):
-        matte = refine_matte(frame, steadied(first.masks, i), first.plate)
+        matte = refine_matte(frame, steadied(first.masks, i), plate)
         return label_frame(frame, matte, head_frame(landmarks[i]), first.colours), matte
 
     frame = capture.frames[reference]

@@ -59,9 +59,11 @@ def test_head_pose_against_the_exact_truth(demo):
     found, true = result.camera_from_head[:, :3, :3], truth["camera_from_head"][:, :3, :3]
     between = nearest_rotation(np.einsum("nij,nik->jk", true, found))  # the two head frames differ by a constant
     errors = np.degrees(rotvec_from_matrix(np.swapaxes(true @ between, 1, 2) @ found))
-    assert np.sqrt((errors**2).sum(1).mean()) < 1.5  # 0.8 over the whole clip when written; to become 0.3
+    # 1.24 when written, and 0.26 over the whole clip: two seconds say little of the head's relief
+    assert np.sqrt((errors**2).sum(1).mean()) < 1.5
     jitter = np.diff(errors, 2, axis=0)
-    assert np.sqrt((jitter**2).sum(1).mean()) < 0.5
+    assert np.sqrt((jitter**2).sum(1).mean()) < 0.15
+    assert result.camera.focal_px == pytest.approx(1250.0, rel=0.25)  # 1043 when written
 
 
 def test_coefficients_follow_the_truth(demo):
