@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32
 
-from avatar.speech.controls import SpeechControls, check_gain
+from avatar.speech.controls import check_gain
 from avatar.speech.features import check_samples, column_times, log_mel
 from avatar.speech.model import SpeechModel
 from avatar.speech.person import PersonStatistics, offsets_from_poses, poses_from_offsets, smoothed
@@ -19,26 +19,15 @@ TORSO_SLOW_SECONDS = 0.4
 """The torso follows the head's motion averaged over about this time."""
 
 
-def speech_to_motion(
-    model: SpeechModel,
-    statistics: PersonStatistics,
-    samples: Float[np.ndarray, " S"],
-    fps: float,
-    controls: SpeechControls | None = None,
-) -> Motion:
-    """The motion of the person saying `samples`.
+def speech_to_motion(stream: SpeechStream, samples: Float[np.ndarray, " S"]) -> Motion:
+    """All that a fresh stream says to a whole sound: frames from time 0 to the end of the sound.
 
     Args:
         samples: mono at SAMPLE_RATE, -1..1.
-        fps: frames per second of the motion.
-
-    Returns:
-        ceil(seconds * fps) frames from time 0 on.
 
     Raises:
-        UserError: unusable sound, or a setting out of range.
+        UserError: unusable sound.
     """
-    stream = SpeechStream(model, statistics, fps, controls)
     return joined([stream.push(check_samples(samples)), stream.finish()])
 
 
@@ -50,7 +39,7 @@ def joined(parts: list[Motion]) -> Motion:
 def split(motion: Motion, frames: int) -> Iterator[Motion]:
     """The motion in consecutive parts of at most so many frames."""
     for start in range(0, len(motion.times), frames):
-        yield Motion(*(values[start : start + frames] for values in _arrays(motion)))
+        yield motion.at(slice(start, start + frames))
 
 
 def _arrays(motion: Motion) -> tuple[np.ndarray, ...]:

@@ -12,7 +12,7 @@ from avatar.drive import file_source
 from avatar.errors import UserError
 from avatar.media import read_speech
 from avatar.model import Avatar
-from avatar.speech.motion import joined
+from avatar.speech import speech_to_motion
 from avatar.types import Capture
 from avatar.viewer.playback import Source
 
@@ -44,8 +44,7 @@ def opened_source(avatar: Avatar, path: Path) -> Source:
             raise UserError(f"{path.name} holds a single frame; there is nothing to play.")
         return Source(path.name, motion)
     samples = read_speech(path)
-    stream = avatar.stream()
-    return Source(path.name, joined([stream.push(samples), stream.finish()]), samples)
+    return Source(path.name, speech_to_motion(avatar.stream(), samples), samples)
 
 
 def uploaded_source(avatar: Avatar, name: str, content: bytes) -> Source:

@@ -62,6 +62,17 @@ def sound(seconds: float) -> np.ndarray:
     return (0.3 * random.standard_normal(len(t)) * np.sin(9 * t) ** 2 * (t % 3 < 2)).astype(np.float32)
 
 
+def said(
+    model: SpeechModel,
+    person: PersonStatistics,
+    samples: np.ndarray,
+    fps: float,
+    controls: SpeechControls | None = None,
+) -> Motion:
+    """A whole sound said by a new stream."""
+    return speech_to_motion(SpeechStream(model, person, fps, controls), samples)
+
+
 def pushed(stream: SpeechStream, samples: np.ndarray, size: int) -> Motion:
     parts = [stream.push(samples[i : i + size]) for i in range(0, len(samples), size)]
     return joined([*parts, stream.finish()])
@@ -72,7 +83,7 @@ def pushed(stream: SpeechStream, samples: np.ndarray, size: int) -> Motion:
 def test_the_pieces_do_not_matter(model: SpeechModel, person: PersonStatistics, size: int, fps: float) -> None:
     controls = SpeechControls(emotion={"happy": 0.5}, seed=3)
     samples = sound(3.7)
-    whole = speech_to_motion(model, person, samples, fps, controls)
+    whole = said(model, person, samples, fps, controls)
     parts = pushed(SpeechStream(model, person, fps, controls), samples, size)
     assert len(parts.times) == int(np.ceil(3.7 * fps - 1e-6))
     np.testing.assert_array_equal(parts.times, whole.times)
@@ -83,7 +94,7 @@ def test_the_pieces_do_not_matter(model: SpeechModel, person: PersonStatistics, 
 
 def test_the_mouth_is_the_offline_mouth(model: SpeechModel, person: PersonStatistics) -> None:
     samples = sound(4.0)
-    motion = speech_to_motion(model, person, samples, 25.0)
+    motion = said(model, person, samples, 25.0)
     # A stream's tokens count from 0, the features' from 1 ms before: windows are centred there.
     offline = predict_mouth(model, person, samples, motion.times - 0.001)
     np.testing.assert_allclose(motion.coefficients[:, MOUTH], offline, atol=1e-4)
@@ -162,7 +173,7 @@ def test_listening_rests_the_mouth(model: SpeechModel, person: PersonStatistics)
 def test_the_head_is_calmer_in_silence(model: SpeechModel, person: PersonStatistics) -> None:
     loud, quiet = sound(40.0), np.zeros(40 * SAMPLE_RATE, np.float32)
     speaking, silent = (
-        offsets_from_poses(speech_to_motion(model, person, s, 25.0).camera_from_head, person.neutral_head)[250:]
+        offsets_from_poses(said(model, person, s, 25.0).camera_from_head, person.neutral_head)[250:]
         for s in (loud + np.float32(0), quiet)
     )
     assert silent.std(axis=0)[1] < 0.8 * speaking.std(axis=0)[1]
@@ -183,13 +194,13 @@ def test_a_voice_is_heard_over_a_noisy_room() -> None:
 
 
 def test_gain(model: SpeechModel, person: PersonStatistics) -> None:
-    one, half = (speech_to_motion(model, person, sound(3.0), 25.0, SpeechControls(gain=g)) for g in (1.0, 0.5))
+    one, half = (said(model, person, sound(3.0), 25.0, SpeechControls(gain=g)) for g in (1.0, 0.5))
     rest = person.rest[MOUTH]
     np.testing.assert_allclose(half.coefficients[:, MOUTH] - rest, (one.coefficients[:, MOUTH] - rest) / 2, atol=1e-6)
 
 
 def test_blinks_can_be_switched_off(model: SpeechModel, person: PersonStatistics) -> None:
-    on, off = (speech_to_motion(model, person, sound(20.0), 25.0, SpeechControls(blink=b)) for b in (True, False))
+    on, off = (said(model, person, sound(20.0), 25.0, SpeechControls(blink=b)) for b in (True, False))
     assert on.coefficients[:, BLINK].max() > 0.5
     assert off.coefficients[:, BLINK].max() < 0.3
     np.testing.assert_array_equal(on.coefficients[:, MOUTH], off.coefficients[:, MOUTH])
@@ -198,7 +209,7 @@ def test_blinks_can_be_switched_off(model: SpeechModel, person: PersonStatistics
 def test_gaze(model: SpeechModel, person: PersonStatistics) -> None:
     def looks(gaze: str) -> tuple[np.ndarray, np.ndarray]:
         controls = SpeechControls(gaze=gaze, blink=False)
-        motion = speech_to_motion(model, person, sound(20.0), 25.0, controls)
+        motion = said(model, person, sound(20.0), 25.0, controls)
         return motion.coefficients[:, [FACE_INDICES[k] for k in LOOKS]], motion.camera_from_head
 
     assert looks("fixed")[0].std(axis=0).max() < 1e-6
@@ -221,9 +232,7 @@ def test_eyes_on_the_camera_turn_against_the_head(person: PersonStatistics) -> N
 
 
 def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStatistics) -> None:
-    plain, happy = (
-        speech_to_motion(model, person, sound(12.0), 25.0, SpeechControls(emotion=e)) for e in ({}, {"happy": 0.7})
-    )
+    plain, happy = (said(model, person, sound(12.0), 25.0, SpeechControls(emotion=e)) for e in ({}, {"happy": 0.7}))
     cheek = BLENDSHAPE_INDEX["cheekSquintLeft"]
     added = happy.coefficients[:, cheek] - plain.coefficients[:, cheek]
     assert added[50:].mean() > 0.08 and added[0] < 0.02  # it comes softly
@@ -231,7 +240,7 @@ def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStat
     jaw = [m.coefficients[50:, JAW] for m in (plain, happy)]
     assert np.corrcoef(*jaw)[0, 1] > 0.99
     for name in EMOTIONS:
-        motion = speech_to_motion(model, person, sound(2.0), 25.0, SpeechControls(emotion={name: 1.0}))
+        motion = said(model, person, sound(2.0), 25.0, SpeechControls(emotion={name: 1.0}))
         assert motion.coefficients.min() >= 0 and motion.coefficients.max() <= 1
         assert np.abs(motion.coefficients - plain.coefficients[:50]).max() > 0.1
 
@@ -241,7 +250,7 @@ def test_style_takes_on_rest_and_range(model: SpeechModel, person: PersonStatist
     other = np.repeat(person.rest[None], 200, axis=0) + 0.3
     other[:, JAW] = 0.1 + 0.6 * random.random(200)
     style = style_of(other.clip(0, 1).astype(np.float32))
-    plain, styled = (speech_to_motion(model, person, sound(8.0), 25.0, SpeechControls(style=s)) for s in (None, style))
+    plain, styled = (said(model, person, sound(8.0), 25.0, SpeechControls(style=s)) for s in (None, style))
     assert styled.coefficients[:, JAW].std() > 1.3 * plain.coefficients[:, JAW].std()
     assert np.corrcoef(styled.coefficients[:, JAW], plain.coefficients[:, JAW])[0, 1] > 0.95
     smile = BLENDSHAPE_INDEX["mouthSmileLeft"]
