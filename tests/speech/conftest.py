@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from avatar.conventions import BLENDSHAPE_INDEX, LANDMARKS, SAMPLE_RATE
 from avatar.speech.model import SILENCE, SpeechModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from speaking import said
 
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.errors import UserError
@@ -16,7 +17,6 @@ from avatar.speech import (
     following_torso,
     person_statistics,
     predict_mouth,
-    speech_to_motion,
 )
 from avatar.speech.manner import Blinks
 from avatar.speech.person import FACE_INDICES, offsets_from_poses
@@ -90,7 +90,7 @@ def test_rest_is_the_closed_mouth(track: Track, person: PersonStatistics) -> Non
 
 
 def test_motion_is_continuous_and_in_range(model: SpeechModel, track: Track, person: PersonStatistics) -> None:
-    motion = speech_to_motion(model, person, _sound(60.0), 50.0, SpeechControls(seed=4))
+    motion = said(model, person, _sound(60.0), 50.0, SpeechControls(seed=4))
     assert len(motion.times) == 3000
     head = offsets_from_poses(motion.camera_from_head, person.neutral_head)
     own = offsets_from_poses(track.camera_from_head, person.neutral_head)
@@ -109,7 +109,7 @@ def test_motion_is_continuous_and_in_range(model: SpeechModel, track: Track, per
 
 
 def test_no_visible_loop(model: SpeechModel, person: PersonStatistics) -> None:
-    motion = speech_to_motion(model, person, _sound(100.0), fps=10.0)
+    motion = said(model, person, _sound(100.0), fps=10.0)
     yaw = offsets_from_poses(motion.camera_from_head, person.neutral_head)[:, 1]
     yaw = (yaw - yaw.mean()) / yaw.std()
     for lag in range(200, 500, 5):  # 20 s to 50 s
@@ -118,7 +118,7 @@ def test_no_visible_loop(model: SpeechModel, person: PersonStatistics) -> None:
 
 def test_seeds(model: SpeechModel, person: PersonStatistics) -> None:
     sound = _sound(8.0)
-    one, same, other = (speech_to_motion(model, person, sound, 25.0, SpeechControls(seed=s)) for s in (1, 1, 2))
+    one, same, other = (said(model, person, sound, 25.0, SpeechControls(seed=s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(one.coefficients, same.coefficients)
     np.testing.assert_array_equal(one.camera_from_head, same.camera_from_head)
     assert np.abs(one.camera_from_head - other.camera_from_head).max() > 1e-3
@@ -127,7 +127,7 @@ def test_seeds(model: SpeechModel, person: PersonStatistics) -> None:
 
 
 def test_longer_sound_begins_the_same(model: SpeechModel, person: PersonStatistics) -> None:
-    short, long = (speech_to_motion(model, person, _sound(s), 25.0) for s in (6.0, 12.0))
+    short, long = (said(model, person, _sound(s), 25.0) for s in (6.0, 12.0))
     np.testing.assert_allclose(short.camera_from_head[:120], long.camera_from_head[:120], atol=1e-9)
     blink = FACE_INDICES
     np.testing.assert_allclose(short.coefficients[:120, blink], long.coefficients[:120, blink], atol=1e-6)
@@ -141,13 +141,13 @@ def test_blinks_have_the_persons_rate(person: PersonStatistics) -> None:
 
 
 def test_blinks_close_the_eyes(model: SpeechModel, person: PersonStatistics) -> None:
-    motion = speech_to_motion(model, person, _sound(20.0), fps=60.0)
+    motion = said(model, person, _sound(20.0), fps=60.0)
     assert motion.coefficients[:, BLINK].max() == pytest.approx(0.7, abs=0.08)
     assert np.median(motion.coefficients[:, BLINK]) < 0.2
 
 
 def test_fixed_pose(model: SpeechModel, person: PersonStatistics) -> None:
-    motion = speech_to_motion(model, person, _sound(3.0), 25.0, SpeechControls(pose="fixed"))
+    motion = said(model, person, _sound(3.0), 25.0, SpeechControls(pose="fixed"))
     np.testing.assert_allclose(motion.camera_from_head, np.repeat(person.neutral_head[None], 75, axis=0), atol=1e-6)
     assert motion.coefficients[:, BLINK].std() > 0  # still alive
 
@@ -185,7 +185,7 @@ def test_torso_follows_the_head_slowly(track: Track, person: PersonStatistics) -
 
 def test_a_tiny_clip_works(model: SpeechModel, talker) -> None:
     person = person_statistics(talker(seconds=0.4)[1])
-    motion = speech_to_motion(model, person, _sound(5.0), fps=25.0)
+    motion = said(model, person, _sound(5.0), fps=25.0)
     assert np.isfinite(motion.camera_from_head).all()
     assert motion.coefficients[:, BLINK].max() > 0.6  # the usual blink, none was seen
 
@@ -202,4 +202,4 @@ def test_a_tiny_clip_works(model: SpeechModel, talker) -> None:
 def test_bad_settings_are_refused(model: SpeechModel, person: PersonStatistics, change: dict, words: str) -> None:
     settings = {"samples": _sound(1.0), "fps": 25.0, **change}
     with pytest.raises(UserError, match=words):
-        speech_to_motion(model, person, **settings)
+        said(model, person, **settings)

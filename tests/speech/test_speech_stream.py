@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from speaking import said
 
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.errors import UserError
@@ -18,7 +19,6 @@ from avatar.speech import (
     parse_emotion,
     person_statistics,
     predict_mouth,
-    speech_to_motion,
     style_of,
 )
 from avatar.speech.manner import LOOKS
@@ -60,17 +60,6 @@ def sound(seconds: float) -> np.ndarray:
     random = np.random.default_rng(0)
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     return (0.3 * random.standard_normal(len(t)) * np.sin(9 * t) ** 2 * (t % 3 < 2)).astype(np.float32)
-
-
-def said(
-    model: SpeechModel,
-    person: PersonStatistics,
-    samples: np.ndarray,
-    fps: float,
-    controls: SpeechControls | None = None,
-) -> Motion:
-    """A whole sound said by a new stream."""
-    return speech_to_motion(SpeechStream(model, person, fps, controls), samples)
 
 
 def pushed(stream: SpeechStream, samples: np.ndarray, size: int) -> Motion:
