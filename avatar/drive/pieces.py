@@ -62,11 +62,6 @@ class Pieces:
     def _note_path(self) -> Path:
         return self.folder / "pieces.json"
 
-    @property
-    def done_seconds(self) -> float:
-        """How much of the video is in finished pieces."""
-        return sum(self._lengths) / self._fps
-
     def _open(self, note: dict[str, object], resume: bool) -> None:
         try:
             found = json.loads(self._note_path.read_text(encoding="utf-8"))

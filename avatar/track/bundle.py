@@ -126,8 +126,7 @@ class Bundle:
         sighting = self._sightings[k]
         rotated = self.points[k].at(self._modes[sighting.frames]) @ np.swapaxes(self.rotation[sighting.frames], 1, 2)
         camera = rotated + self.translation[sighting.frames][:, None]
-        pixels = self.view.focal * camera[..., :2] / camera[..., 2:] + self.view.centre
-        return sighting.pixels - pixels, rotated, camera
+        return sighting.pixels - self.view.project(camera), rotated, camera
 
     def _rated(self, k: int) -> Points:
         """The points with their scatter as it is seen now."""
@@ -209,7 +208,7 @@ def locate(
     for _ in range(steps):
         rotated = points @ rotation.T
         camera = rotated + translation
-        residual = pixels - (view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
+        residual = pixels - view.project(camera)
         weight = influence((residual**2).sum(-1) / 2, scatter) / scatter**2
         by_pose = pose_slope(rotated, camera, view.focal).reshape(-1, 6)
         weighted = by_pose * np.repeat(weight, 2)[:, None]

@@ -195,8 +195,7 @@ def follow(key: Keyframe, shown: Picture, rotation, translation, view: View):
 
 def projected(points: Float[np.ndarray, "*b 3"], rotation, translation, view: View) -> Float[np.ndarray, "*b 2"]:
     """Head-space points in the frame, px, under a pose."""
-    camera = points @ rotation.T + translation
-    return view.focal * camera[..., :2] / camera[..., 2:] + view.centre
+    return view.project(points @ rotation.T + translation)
 
 
 def _relief(shown: Picture, points, landmarks, rotation, translation, view: View):

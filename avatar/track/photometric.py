@@ -168,7 +168,7 @@ class _Bundle:
             self._points, self._rotation, self._translation, frames, strict=True
         ):
             camera = points @ rotation.T + translation
-            self._bands.append(_bands(read(int(i)), view.focal * camera[:, :2] / camera[:, 2:] + view.centre))
+            self._bands.append(_bands(read(int(i)), view.project(camera)))
 
     def improve(self, band: int) -> None:
         """One Gauss-Newton step on one band."""
@@ -298,7 +298,7 @@ def _align(frame, points, surface: Surface, textures, view: View, rotation, tran
     agreement = np.ones(2)
     start_rotation, start_translation = rotation, translation
     camera = points @ rotation.T + translation
-    bands = _bands(frame, view.focal * camera[:, :2] / camera[:, 2:] + view.centre)
+    bands = _bands(frame, view.project(camera))
     hold = np.diag(POSE_SIGMA**-2.0)
     for band, (texture, scale), steps in zip(bands, textures, ALIGN_STEPS, strict=True):
         for _ in range(steps):

@@ -57,6 +57,10 @@ class View:
     focal: float
     centre: float
 
+    def project(self, camera: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 2"]:
+        """Pixels of camera-space points."""
+        return self.focal * camera[..., :2] / camera[..., 2:] + self.centre
+
 
 @dataclass(frozen=True)
 class Head:
@@ -187,7 +191,7 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
     for step in range(iterations + 1):
         rotated = head_points(head, expression) @ np.swapaxes(rotation, 1, 2)
         camera = rotated + translation[:, None]
-        residual = pixels - (view.focal * camera[..., :2] / camera[..., 2:] + view.centre)
+        residual = pixels - view.project(camera)
         if step == iterations:
             break
         influence = _influence(residual, weight, sigma)
@@ -222,7 +226,7 @@ def solve_neutral(
     sigma = LANDMARK_SIGMA * view.centre * 2
     rotated = head_points(head, poses.expression) @ np.swapaxes(poses.rotation, 1, 2)
     camera = rotated + poses.translation[:, None]
-    residual = pixels - (view.focal * camera[..., :2] / camera[..., 2:] + view.centre)
+    residual = pixels - view.project(camera)
     influence = _influence(residual, weight, sigma)
     jacobian = pose_slope(rotated, camera, view.focal)[..., 3:] @ poses.rotation[:, None]
     effective = min(1.0, 20 / len(pixels))

@@ -1,8 +1,8 @@
 """The tracking stage, read from top to bottom: `track()` turns a Capture into a Track.
 
-Frames are read one at a time and three times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
-align the head to its own texture, and for what needs the head's place (regions, torso). Only
-landmarks and compressed masks stay in memory.
+Frames are read one at a time and four times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
+align the head to its own texture and then to its rigid points, and for what needs the head's place (regions, torso).
+Only landmarks and compressed masks stay in memory.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, val
 def _regions_and_torso(
     capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, reference: int, reporter
 ):
-    """Third reading of the frames: matte, labels, torso motion."""
+    """Last reading of the frames: matte, labels, torso motion."""
     count, size = len(capture.frames), capture.size
 
     def regions_of(i: int, frame):
