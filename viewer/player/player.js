@@ -51,8 +51,8 @@ class TrackClock {
     return this.playing && !this.loop && this.time >= this.duration;
   }
 
-  now() {
-    return this.track.at(this.time);
+  at(time) {
+    return this.track.at(time);
   }
 
   async play() {
@@ -451,7 +451,7 @@ export class AvatarPlayer extends HTMLElement {
       return;
     }
     const { time } = this; // of the sound or track that this picture shows
-    const state = this.stage.advance(seconds);
+    const state = this.stage.advance(seconds, time);
     const { head, torso } = this.stage.poses(state);
     const key = [...state.coefficients, ...head, ...torso].join();
     const moved = key !== this.lastKey;

@@ -86,8 +86,8 @@ export class SoundFile {
     return this.playing && this.time >= this.duration;
   }
 
-  mouth(gain) {
-    return this.stream.at(this.time, gain);
+  mouth(time, gain) {
+    return this.stream.at(time, gain);
   }
 
   close() {
@@ -201,8 +201,8 @@ export class Microphone {
     return this.closed;
   }
 
-  mouth(gain) {
-    const { stream } = this;
+  mouth(_time, gain) {
+    const { stream } = this; // what was understood last, not what is heard now
     return stream.at(stream.time(stream.values.length - 1), gain);
   }
 

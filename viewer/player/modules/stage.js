@@ -24,7 +24,7 @@ export class Stage {
     this.mannerMotion = this.manner.advance(0);
     this.idle = true;
     this.gain = 1;
-    this.source = null; // {mouth(gain)} of sound, or {at(time)} of a track
+    this.source = null; // {mouth(time, gain)} of sound, or {at(time)} of a track
     this.callback = null;
     this.fixed = new Map(); // coefficient index -> value set by hand
     this.turn = [0, 0, 0]; // yaw, pitch, roll by hand
@@ -57,11 +57,11 @@ export class Stage {
     this.turn = [yaw, pitch, roll].map((a, i) => Math.min(TURN_LIMIT[i], Math.max(-TURN_LIMIT[i], a)));
   }
 
-  /** Moves on by `seconds` and returns the state to draw. */
-  advance(seconds) {
+  /** Moves on by `seconds` and returns the state to draw; `time` is the source's, read once, as its clock runs on. */
+  advance(seconds, time = this.source?.time ?? 0) {
     const state = this.rest();
     if (this.idle) this.addManner(state, seconds);
-    if (this.source) this.addSource(state, seconds);
+    if (this.source) this.addSource(state, seconds, time);
     if (this.callback) this.addCallback(state, seconds);
     for (const [index, value] of this.fixed) state.coefficients[index] = value;
     this.shown = this.faded(state, seconds);
@@ -76,13 +76,13 @@ export class Stage {
     state.torso = motion.torso;
   }
 
-  addSource(state, seconds) {
+  addSource(state, seconds, time) {
     if (this.source.mouth) {
-      const mouth = this.source.mouth(this.gain);
+      const mouth = this.source.mouth(time, this.gain);
       if (mouth) this.manifest.speech.coefficient_indices.forEach((index, i) => (state.coefficients[index] = mouth[i]));
       return;
     }
-    const { coefficients, angles } = this.source.now();
+    const { coefficients, angles } = this.source.at(time);
     state.coefficients = coefficients;
     if (angles) this.addAngles(state, angles, seconds);
   }
