@@ -1,8 +1,9 @@
 """The tracking stage, read from top to bottom: `track()` turns a Capture into a Track.
 
-Frames are read one at a time and four times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
-align the head to its own texture and then to its rigid points, and for what needs the head's place (regions, torso).
-Only landmarks and compressed masks stay in memory.
+Frames are read one at a time and five times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
+align the head to its own texture and then to its rigid points, to learn how this face looks, and for what needs the
+head's place (regions, torso).
+Only landmarks, compressed masks and some hundred small faces stay in memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from avatar.errors import UserError
 from avatar.geometry import rigid
 from avatar.progress import SILENT, Reporter
+from avatar.track.appearance import refine_by_appearance
 from avatar.track.backdrop import BackdropBuilder, Plate
 from avatar.track.checks import CutDetector, hidden_frames, seconds_of, track_findings
 from avatar.track.coefficients import solve_coefficients, steady_coefficients
@@ -90,9 +92,12 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     faces, hidden = valid, hidden_frames(agreement, _mesh_error(solution, valid), valid)
     valid = faces & ~hidden
     camera = Camera(view.focal, capture.size / 2, capture.size / 2, capture.size, capture.size)
-    poses = smooth_poses(_spread(aligned, faces), times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
-    camera_from_head = rigid(poses.rotation, poses.translation)
     coefficients = _coefficients(first, times, valid)
+    found, coefficients = _explained(
+        capture, head.neutral, view, _spread(aligned, faces), coefficients, valid, reporter
+    )
+    poses = smooth_poses(found, times, valid, POSE_CUTOFF_HZ, STILL_CUTOFF_HZ)
+    camera_from_head = rigid(poses.rotation, poses.translation)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
     regions, torso = _regions_and_torso(capture, first, plate, camera, camera_from_head, landmarks, reference, reporter)
@@ -193,6 +198,21 @@ def _aligned(capture: Capture, first: _FirstPass, solution: Solution, reporter: 
     if view != solution.view:
         head, poses = settle_head(first.landmarks[indices, :, :2], head, view, poses)
     return poses, head, view, agreement
+
+
+def _explained(capture: Capture, neutral, view, poses: Poses, coefficients, valid, reporter: Reporter):
+    """Fourth reading of the frames: poses and coefficients from how this person's face looks; frames that are not
+    `valid` keep their pose, and their coefficients are bridged."""
+    indices = np.flatnonzero(valid)
+    shown = Poses(poses.rotation[valid], poses.translation[valid], poses.expression[valid])
+    with reporter.bar("reading the face", len(indices)) as bar:
+        found, refined = refine_by_appearance(
+            lambda k: capture.frames[int(indices[k])], neutral, view, shown, coefficients[valid], bar.advance
+        )
+    rotation, translation, coefficients = poses.rotation.copy(), poses.translation.copy(), coefficients.copy()
+    rotation[valid], translation[valid], coefficients[valid] = found.rotation, found.translation, refined
+    times = np.asarray(capture.times, dtype=np.float64)
+    return Poses(rotation, translation, poses.expression), bridge(coefficients, times, valid)
 
 
 def _mesh_error(solution: Solution, valid: np.ndarray) -> np.ndarray:
