@@ -1,7 +1,7 @@
 """How the face mesh carries what lies around it: the landmarks' motion with each coefficient, at any point.
 
 Skin follows the nearest triangle of the mesh, and between the lids the eyeball follows the iris. Inside the mouth the upper teeth keep to the skull and the lower ones to the
-jaw, and the dark cavity behind them spans whatever the lips open.
+jaw; the curtain that makes the cavity dark falls from above as the lips open, and below the lower lip bares it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ TEETH_EDGE_CM: Final = 0.2
 """What lies lower than this below the edge of the lower lip is the jaw's: at rest the lip hides it, and what shows
 between the lips are the upper teeth. What lies between, over a quarter of this height, would be torn: it is little."""
 CAVITY_DEPTH_CM: Final = 2.2
-"""What lies deeper behind the lips than this is cavity; what lies before it is teeth and tongue."""
+"""What lies deeper behind the lips than this is the curtain of the cavity; what lies before it is teeth and tongue."""
+CURTAIN_ABOVE_CM: Final = 0.7
+CURTAIN_BELOW_CM: Final = 1.4
+"""Where the curtain begins at rest, above the upper lip's edge and below the lower one's: learned motion opens the lips
+too and does not move it, and what the clip showed must stay as it is."""
+CURTAIN_CM: Final = 0.8
+"""Height of either part at rest."""
+CURTAIN_FALL: Final = 1.5
+"""The upper part falls faster than the lips open, to make up for that start."""
 
 
 def carried_by_face(
@@ -125,8 +133,10 @@ def carried_in_mouth(
     """Displacements of landmarks at points behind the lips, cm."""
     upper, lower = list(UPPER_LIP), list(LOWER_LIP)
     top, bottom, front = mesh[upper, 1].mean(), mesh[lower, 1].mean(), mesh[upper + lower, 2].mean()
-    height, deep = points[:, 1], points[:, 2] < front - CAVITY_DEPTH_CM
-    share = np.where(deep, (top - height) / max(top - bottom, 1e-3), 4 * (bottom - height) / TEETH_EDGE_CM - 3.5)
-    share = share.clip(0, 1)[:, None]
+    height, curtain = points[:, 1], points[:, 2] < front - CAVITY_DEPTH_CM
+    teeth = (4 * (bottom - height) / TEETH_EDGE_CM - 3.5).clip(0, 1)
+    fallen = CURTAIN_FALL * (1 - (height - top - CURTAIN_ABOVE_CM) / CURTAIN_CM).clip(0, 1)
+    bared = ((bottom - height - CURTAIN_BELOW_CM) / CURTAIN_CM).clip(0, 1)
+    share = np.where(height > (top + bottom) / 2, fallen, bared)[:, None]
     up, down = field[:, upper].mean(axis=1, keepdims=True), field[:, lower].mean(axis=1, keepdims=True)
-    return np.where(deep[:, None], (1 - share) * up + share * down, share * _jaw(field))
+    return np.where(curtain[:, None], (1 - share) * up + share * down, teeth[:, None] * _jaw(field))
