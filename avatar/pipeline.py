@@ -169,7 +169,8 @@ def train_stage(frames: FrameSet, run: RunFolder, resume: bool, reporter: Report
 
 
 def finished_model(trainer: Trainer, reporter: Reporter) -> tuple[AvatarModel, dict[str, str]]:
-    """The fitted model, lined, with linear bases (to which a `hashgrid` is baked) and the geometric prior; what baking cost, for the report."""
+    """The fitted model with what lies beyond its clip (lining, geometric prior) and with linear bases, to which a
+    `hashgrid` is baked; what that cost, for the report."""
     model, facts = trainer.model.eval().requires_grad_(False), {}
     if model.fields:
         before, _ = trainer.score()

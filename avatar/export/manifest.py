@@ -94,5 +94,6 @@ def _layer(avatar: Avatar, name: str) -> dict[str, Any]:
         "name": name,
         "gaussians": branch.count,
         "bases": branch.basis_count,
+        "modes": branch.mode_count,
         "features": list(BRANCH_FEATURES[name]),
     }

@@ -104,9 +104,7 @@ class Beyond(nn.Module):
 
 def _modes(field: Float[np.ndarray, "C P"]) -> tuple[Float[np.ndarray, "M P"], Float[np.ndarray, "C M"]]:
     """Modes and mix whose product is nearest to the field; small motions count as much as large ones."""
-    size = np.linalg.norm(field, axis=1)
-    size = np.maximum(size, 1e-3 * size.max(initial=1e-9)) ** 0.5
-    values, vectors = np.linalg.eigh((field / size[:, None]) @ (field / size[:, None]).T)
-    lead = vectors[:, ::-1][:, :MODES]
-    modes = lead.T @ (field / size[:, None])
-    return modes, size[:, None] * lead
+    size = np.linalg.norm(field, axis=1, keepdims=True)
+    size = np.sqrt(np.maximum(size, 1e-3 * size.max()) + 1e-9)
+    lead = np.linalg.eigh((field / size) @ (field / size).T)[1][:, ::-1][:, :MODES]
+    return lead.T @ (field / size), size * lead

@@ -1,7 +1,8 @@
 """How the face mesh carries what lies around it: the landmarks' motion with each coefficient, at any point.
 
-Skin follows the nearest triangle of the mesh, and between the lids the eyeball follows the iris. Inside the mouth the upper teeth keep to the skull and the lower ones to the
-jaw; the curtain that makes the cavity dark falls from above as the lips open, and below the lower lip bares it.
+Skin follows the nearest triangle of the mesh, and between the lids the eyeball follows the iris. Inside the mouth the
+upper teeth keep to the skull and the lower ones to the jaw; the curtain that makes the cavity dark falls from above as
+the lips open, and below the lower lip bares it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The mouth branch holds what the clip showed between the lips. Where they open further, lining and backdrop would show
 through the gap. The curtain is gathered behind the skin above and below the mouth, where nothing shows it, and the
-geometric prior draws it across the opening (`carry.carried_in_mouth`). Until it has met, a wall further back, drawn last, keeps the backdrop out.
+geometric prior draws it across the opening (`carry.carried_in_mouth`). Until it has met, a wall further back, drawn
+last, keeps the backdrop out.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def add_prior(model: AvatarModel, track: Track) -> None:
 
 @torch.no_grad()
 def add_cavity(model: AvatarModel, mesh: Float[np.ndarray, "478 3"]) -> None:
-    """Hangs the curtain into a fitted model, in place.
+    """Hangs curtain and wall into a fitted model, in place.
 
     Args:
         mesh: landmarks of the mean expression, head space, cm.
