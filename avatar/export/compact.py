@@ -30,7 +30,7 @@ STEPS = {"means": 0.0006, "quats": 0.004, "log_scales": 0.0045, "colors": 0.0015
 """Step per column of a basis, for a weight that is 1 as often as -1: cm, and the attribute's own unit. A presenter at
 512 px comes out at 52 dB and more within their range of expression, with 0.15 MB per 1000 Gaussians."""
 
-MODE_STEP_CM = 0.003
+MODE_STEP_CM = 0.006
 """Step of a mode's positions at the largest weight that one coefficient gives it."""
 _ALONE = (1.0, 0.6)
 _MIXTURES = 150

@@ -96,8 +96,9 @@ class AvatarModel(nn.Module):
         """Takes the ranges of the clip's own motion, when training is over; until then nothing is limited."""
         features = self.features(motion)
         for name in BRANCHES:
+            replaced = 0 if self.beyond is None or name != "face" else motion.coefficients.shape[1]
             with torch.no_grad():
-                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]))
+                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]), replaced)
 
     def moving(self, motion: MotionBatch) -> dict[str, MovingGaussians]:
         """The branches as the rasterizer draws them."""
