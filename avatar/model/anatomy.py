@@ -43,3 +43,13 @@ def facial_motion() -> Float[np.ndarray, "52 478 3"]:
     field[BLENDSHAPE_INDEX["jawForward"], :, 2] += JAW_FORWARD_CM * fall / fall.max()
     field[[name.startswith("eyeWide") for name in BLENDSHAPES]] *= LID_SHARE
     return field
+
+
+def mean_mesh(neutral: Float[np.ndarray, "478 3"], mean: Float[np.ndarray, " 52"]) -> Float[np.ndarray, "478 3"]:
+    """Landmarks of a person's mean expression, which the canonical Gaussians show, head space, cm.
+
+    Args:
+        neutral: the person's neutral head, head space, cm.
+        mean: coefficients of the mean expression.
+    """
+    return neutral + np.einsum("c,cld->ld", mean, facial_motion())

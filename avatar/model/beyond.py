@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avatar.conventions import BLENDSHAPES, LANDMARKS
-from avatar.model.anatomy import facial_motion
+from avatar.model.anatomy import facial_motion, mean_mesh
 from avatar.model.carry import carried_by_face, carried_in_mouth
 from avatar.model.gaussians import Branch
 
@@ -36,9 +36,7 @@ def person_prior(neutral: Float[np.ndarray, "478 3"], mean: Float[np.ndarray, " 
         neutral: the person's neutral head, head space, cm.
         mean: coefficients of the mean expression, which the canonical Gaussians show.
     """
-    field = facial_motion()
-    mesh = neutral + np.einsum("c,cld->ld", mean, field)
-    return Beyond(torch.from_numpy(mesh), torch.from_numpy(field))
+    return Beyond(torch.from_numpy(mean_mesh(neutral, mean)), torch.from_numpy(facial_motion()))
 
 
 class Beyond(nn.Module):
