@@ -136,7 +136,7 @@ def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases
         for key, value in avatar.model.features.state_dict().items():
             payload.add(DRIVERS, f"features.{key}", value.cpu().numpy().astype(np.float32))
         if avatar.model.beyond is not None:
-            for key in ("mix", "gram"):
+            for key in ("mix", "gram", "opening"):
                 payload.add(DRIVERS, f"beyond.{key}", getattr(avatar.model.beyond, key).cpu().numpy())
 
 

@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avatar.conventions import BLENDSHAPES, LANDMARKS
+from avatar.conventions import BLENDSHAPES, LANDMARKS, MOUTH_INDICES
 from avatar.model.anatomy import facial_motion, mean_mesh
-from avatar.model.carry import carried_by_face, carried_in_mouth
+from avatar.model.carry import LOWER_LIP, UPPER_LIP, carried_by_face, carried_in_mouth
 from avatar.model.gaussians import Branch
+from avatar.model.limits import soft_limit
 
 MODES: Final = 24
 """They leave out 6 % of a coefficient's motion, 12 % at most (16: 20 and 57 %, and gaze goes half its way)."""
@@ -27,6 +28,10 @@ CARRIED: Final = {"face": carried_by_face, "mouth": carried_in_mouth}
 """The branches that the prior moves, and how."""
 MOST: Final = 1.0
 """No coefficient asks for more than this beyond what the learned bases do: sliders end at 1."""
+LIPS_CM: Final = (-1.0, 3.0)
+LIPS_REACH: Final = 0.15
+"""Sliders that open the lips add up to what no mouth does, and those that close them push one lip through the other.
+Together they move the lips' middles this far towards or from each other, and a share of that range further at most."""
 
 
 def person_prior(neutral: Float[np.ndarray, "478 3"], mean: Float[np.ndarray, " 52"]) -> Beyond:
@@ -46,6 +51,7 @@ class Beyond(nn.Module):
     field: Tensor
     mix: Tensor
     gram: Tensor
+    opening: Tensor
 
     def __init__(self, mesh: Float[Tensor, "478 3"], field: Float[Tensor, "52 478 3"]) -> None:
         """Raises ValueError for other shapes.
@@ -61,6 +67,9 @@ class Beyond(nn.Module):
         self.register_buffer("field", field.half())
         self.register_buffer("mix", torch.zeros(len(BLENDSHAPES), MODES))
         self.register_buffer("gram", torch.zeros(0, 0))
+        apart = (field[:, list(UPPER_LIP), 1].mean(dim=1) - field[:, list(LOWER_LIP), 1].mean(dim=1)).float()
+        self.register_buffer("opening", torch.zeros(len(BLENDSHAPES)))
+        self.opening[list(MOUTH_INDICES)] = apart[list(MOUTH_INDICES)]
 
     @torch.no_grad()
     def carry(self, branches: dict[str, Branch]) -> None:
@@ -97,12 +106,25 @@ class Beyond(nn.Module):
         along = asked @ self.gram
         lost = ((asked - given) * along).sum(1, keepdim=True) / (asked * along).sum(1, keepdim=True).clamp_min(1e-6)
         missing = wanted - (1 - lost.clamp(0, 1)) * heard
-        return missing.clamp(-MOST, MOST) @ self.mix
+        return self._with_lips(missing.clamp(-MOST, MOST)) @ self.mix
+
+    def _with_lips(self, missing: Float[Tensor, "B 52"]) -> Float[Tensor, "B 52"]:
+        """Mouth and jaw all shortened alike where they would open or close the lips too far."""
+        wide = missing @ self.opening[:, None]
+        low, high = (wide.new_tensor([end]) for end in LIPS_CM)
+        still = wide.abs() < 1e-6
+        share = torch.where(still, 1.0, soft_limit(wide, low, high, LIPS_REACH) / wide.where(~still, wide.new_ones(())))
+        mouth = torch.zeros_like(self.opening)
+        mouth[list(MOUTH_INDICES)] = 1.0
+        return missing * (1 + mouth * (share - 1))
 
 
 def _modes(field: Float[np.ndarray, "C P"]) -> tuple[Float[np.ndarray, "M P"], Float[np.ndarray, "C M"]]:
-    """Modes and mix whose product is nearest to the field; small motions count as much as large ones."""
+    """Modes of unit mean square and the mix whose product with them is nearest to the field; motions of small parts of
+    the face count as those of large ones."""
     size = np.linalg.norm(field, axis=1, keepdims=True)
     size = np.sqrt(np.maximum(size, 1e-3 * size.max()) + 1e-9)
-    lead = np.linalg.eigh((field / size) @ (field / size).T)[1][:, ::-1][:, :MODES]
-    return lead.T @ (field / size), size * lead
+    power, vectors = np.linalg.eigh((field / size) @ (field / size).T)
+    lead = vectors[:, ::-1][:, :MODES]
+    scale = np.sqrt(np.maximum(power[::-1][:MODES], 1e-9 * power[-1]) / field.shape[1])
+    return lead.T @ (field / size) / scale[:, None], size * lead * scale

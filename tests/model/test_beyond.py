@@ -18,7 +18,7 @@ from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import AvatarModel, Metadata, add_prior, initial_model
 from avatar.model.anatomy import BUMPS, facial_motion
-from avatar.model.beyond import CARRIED, MODES, Beyond
+from avatar.model.beyond import CARRIED, LIPS_CM, LIPS_REACH, MODES, Beyond
 from avatar.model.carry import CAVITY_DEPTH_CM, LOWER_LIP, UPPER_LIP, carried_by_face, carried_in_mouth
 from avatar.model.file import load_avatar_file, save_avatar
 from avatar.track.mesh import CHIN, LEFT_EYE, LEFT_IRIS, mean_head
@@ -86,7 +86,7 @@ def test_within_the_clip_no_mode_moves_and_pictures_are_the_same_to_the_bit(fram
 def test_a_slider_that_the_clip_never_moved_goes_all_the_way(frames, model):
     mesh, field = model.beyond.mesh.double().numpy(), model.beyond.field.double().numpy()
     whole = torch.from_numpy(carried_by_face(model.branch("face").means.double().numpy(), mesh, field))
-    names = unmoved(frames)
+    names = [name for name in unmoved(frames) if name != "mouthClose"]  # see the lips, below
     assert len(names) > 40
     shares = []
     for name in names:
@@ -96,7 +96,7 @@ def test_a_slider_that_the_clip_never_moved_goes_all_the_way(frames, model):
     assert min(shares) > 0.8 and max(shares) < 1.2 and 0.95 < np.mean(shares) < 1.05
 
 
-@pytest.mark.parametrize("name", ["mouthFunnel", "jawOpen", "browInnerUp"])
+@pytest.mark.parametrize("name", ["mouthFunnel", "jawOpen", "browInnerUp", "mouthClose"])
 def test_a_slider_never_turns_back_nor_jumps(frames, model, name):
     values = np.linspace(0, 1, 101).tolist()
     moved = places(model, slider(model, frames, name, values))
@@ -108,6 +108,38 @@ def test_a_slider_never_turns_back_nor_jumps(frames, model, name):
 def test_no_coefficient_asks_for_more_than_one(frames, model):
     at_end, far_past = places(model, slider(model, frames, "mouthFunnel", [1.0, 9.0]))
     torch.testing.assert_close(at_end, far_past, atol=2e-2, rtol=0)
+
+
+def test_lips_neither_tear_nor_pass_through_each_other(frames, model):
+    beyond = model.beyond
+    low, high = LIPS_CM[0] - LIPS_REACH * np.ptp(LIPS_CM), LIPS_CM[1] + LIPS_REACH * np.ptp(LIPS_CM)
+
+    def gap(wanted: torch.Tensor) -> float:
+        """How much further apart the lips' middles are, as the modes move them."""
+        nothing = torch.zeros(1, model.branch("face").basis_count)
+        weights = beyond(wanted, torch.zeros(1, 52), nothing, nothing)
+        lips = beyond.mesh[list(UPPER_LIP + LOWER_LIP)].double().numpy()
+        field = carried_by_face(lips, beyond.mesh.double().numpy(), beyond.field.double().numpy())[:, :, 1]
+        # back from modes to coefficients: the mix has full rank
+        coefficients = weights @ torch.linalg.pinv(beyond.mix)
+        moved = (coefficients.double().numpy() @ field)[0]
+        return float(moved[:3].mean() - moved[3:].mean())
+
+    def all_of(*names: str) -> torch.Tensor:
+        return torch.tensor([[float(name in names) for name in BLENDSHAPES]])
+
+    assert gap(all_of("jawOpen")) == pytest.approx(2.9, abs=0.3)  # as wide as it opens by itself
+    torn = all_of("jawOpen", "mouthFunnel", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthShrugUpper")
+    assert float(torn @ beyond.opening) > 5 and 2.9 < gap(torn) < high + 0.2
+    assert low - 0.2 < gap(all_of("mouthClose")) < LIPS_CM[0]
+    assert gap(all_of("mouthClose", "jawOpen")) == pytest.approx(0.2, abs=0.3)  # what it is there for
+    # brows do not heed the lips
+    brow = beyond.mix[BLENDSHAPE_INDEX["browInnerUp"]]
+    nothing = torch.zeros(1, model.branch("face").basis_count)
+    with_brow, without = (
+        beyond(wanted, torch.zeros(1, 52), nothing, nothing) for wanted in (torn + all_of("browInnerUp"), torn)
+    )
+    torch.testing.assert_close(with_brow - without, brow[None], atol=2e-2 * float(brow.abs().max()), rtol=0)
 
 
 def test_gradients_reach_the_coefficients_through_the_modes(frames, model):

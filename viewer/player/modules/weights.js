@@ -21,7 +21,12 @@ export class Drivers {
     this.stats = Object.fromEntries(
       ["coefficient_mean", "coefficient_std", "mean_head", "mean_torso", "head_std", "torso_std"].map((key) => [key, data(`features.${key}`)]),
     );
-    this.beyond = tensors["beyond.mix"] && { mix: data("beyond.mix"), gram: data("beyond.gram") };
+    this.beyond = tensors["beyond.mix"] && {
+      mix: data("beyond.mix"),
+      gram: data("beyond.gram"),
+      opening: data("beyond.opening"),
+      lips: (wide) => softLimit(wide, ...manifest.driver.lips_cm, manifest.driver.lips_reach),
+    };
     this.branches = manifest.layers.map(({ name, bases, modes = 0, features }) => ({
       name, bases, modes, features,
       linear: data(`${name}.linear.weight`),
@@ -54,13 +59,15 @@ export class Drivers {
 
   /** Weights of the geometric prior's modes: what the limits took from the coefficients, zero where they took nothing. */
   modes(scaled, { heard, asked, given }) {
-    const { mix, gram } = this.beyond;
+    const { mix, gram, opening, lips } = this.beyond;
     const count = mix.length / scaled.length;
     const along = Array.from(asked, (_, row) => asked.reduce((sum, w, k) => sum + gram[row * asked.length + k] * w, 0));
     const dot = (values) => values.reduce((sum, v, k) => sum + v * along[k], 0);
     const lost = dot(asked.map((w, k) => w - given[k])) / Math.max(dot(asked), 1e-6);
     const share = 1 - Math.min(1, Math.max(0, lost));
     const missing = scaled.map((v, i) => Math.min(1, Math.max(-1, (v - share * heard[i]) * this.stats.coefficient_std[i])));
+    const wide = missing.reduce((sum, v, i) => sum + v * opening[i], 0);
+    if (Math.abs(wide) >= 1e-6) for (const i of this.mouth) missing[i] *= lips(wide) / wide;
     return Array.from({ length: count }, (_, m) => missing.reduce((sum, v, i) => sum + v * mix[i * count + m], 0));
   }
 }
