@@ -18,13 +18,13 @@ from avatar.track.prior import landmark_prior
 
 BUMPS: Final = {
     # levator labii superioris alaeque nasi: the wing of the nose and the lip below it rise
-    "noseSneerLeft": (((358, 1.1), (0.05, 0.35, 0.1)), ((391, 0.9), (0.0, 0.2, 0.05))),
-    "noseSneerRight": (((129, 1.1), (-0.05, 0.35, 0.1)), ((165, 0.9), (0.0, 0.2, 0.05))),
+    "noseSneerLeft": (((358, 1.1), (0.05, 0.4, 0.1)), ((391, 0.9), (0.0, 0.25, 0.05))),
+    "noseSneerRight": (((129, 1.1), (-0.05, 0.4, 0.1)), ((165, 0.9), (0.0, 0.25, 0.05))),
     # orbicularis oculi, outer part: the cheek rises below the eye
     "cheekSquintLeft": (((347, 1.6), (0.0, 0.4, 0.15)),),
     "cheekSquintRight": (((118, 1.6), (0.0, 0.4, 0.15)),),
     # air behind buccinator
-    "cheekPuff": (((425, 2.0), (0.55, 0.0, 0.6)), ((205, 2.0), (-0.55, 0.0, 0.6))),
+    "cheekPuff": (((411, 2.0), (0.8, 0.0, 0.5)), ((187, 2.0), (-0.8, 0.0, 0.5))),
 }
 """Coefficient -> bumps: landmark at the centre and radius (standard deviation, cm), displacement there (cm)."""
 JAW_FORWARD_CM: Final = 0.8
