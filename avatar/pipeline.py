@@ -27,7 +27,7 @@ from avatar.evaluate.report import Report, write_report
 from avatar.evaluate.report_data import motion_plots
 from avatar.evaluate.svg_plot import Plot, Series
 from avatar.media import write_video
-from avatar.model import Avatar, AvatarModel, Metadata, add_lining, baked, initial_model, own_motion
+from avatar.model import Avatar, AvatarModel, Metadata, add_lining, add_prior, baked, initial_model, own_motion
 from avatar.progress import SILENT, Reporter
 from avatar.raster import check_backend
 from avatar.raster.device import describe_device, resolve_device
@@ -169,7 +169,8 @@ def train_stage(frames: FrameSet, run: RunFolder, resume: bool, reporter: Report
 
 
 def finished_model(trainer: Trainer, reporter: Reporter) -> tuple[AvatarModel, dict[str, str]]:
-    """The fitted model, lined, with linear bases, to which a `hashgrid` is baked; what that cost, for the report."""
+    """The fitted model with what lies beyond its clip (lining, geometric prior) and with linear bases, to which a
+    `hashgrid` is baked; what that cost, for the report."""
     model, facts = trainer.model.eval().requires_grad_(False), {}
     if model.fields:
         before, _ = trainer.score()
@@ -181,6 +182,7 @@ def finished_model(trainer: Trainer, reporter: Reporter) -> tuple[AvatarModel, d
         reporter.say(f"motion field baked: {text}")
         facts["motion field baked"] = text
     add_lining(model, trainer.frames)
+    add_prior(model, trainer.frames.track)
     return model, facts
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.dataset import MotionBatch, motion_tensors
@@ -30,6 +30,8 @@ STEPS = {"means": 0.0006, "quats": 0.004, "log_scales": 0.0045, "colors": 0.0015
 """Step per column of a basis, for a weight that is 1 as often as -1: cm, and the attribute's own unit. A presenter at
 512 px comes out at 52 dB and more within their range of expression, with 0.15 MB per 1000 Gaussians."""
 
+MODE_STEP_CM = 0.006
+"""Step of a mode's positions at the largest weight that one coefficient gives it."""
 _ALONE = (1.0, 0.6)
 _MIXTURES = 150
 _POSE_SPREAD = np.array([0.10, 0.12, 0.06, 1.0, 0.7, 1.5])  # rotation vector (rad) and shift (cm) of a lively head
@@ -47,6 +49,9 @@ class CompactBases:
     scale: Float[np.ndarray, "K 14"]
     mix: Float[np.ndarray, "K K"]
     """From the model's basis weights to those of these bases."""
+    modes: np.ndarray
+    """(M, 3, N) int16 offsets of the mean by the modes of the geometric prior (see `model.beyond`), or float32."""
+    mode_scale: Float[np.ndarray, " M"]
 
 
 def typical_motion(avatar: Avatar) -> Motion:
@@ -74,11 +79,12 @@ def typical_weights(avatar: Avatar) -> dict[str, Float[np.ndarray, "n K"]]:
     """Basis weights of each branch over `typical_motion`."""
     with torch.no_grad():
         batch: MotionBatch = motion_tensors(typical_motion(avatar), avatar.model.backdrop.device)
-        return {name: w.double().cpu().numpy() for name, w in avatar.model.weights(batch).items()}
+        weights = avatar.model.weights(batch)
+        return {n: w[:, : avatar.model.branch(n).basis_count].double().cpu().numpy() for n, w in weights.items()}
 
 
-def head_space_bases(avatar: Avatar, name: str) -> Float[np.ndarray, "K 14 N"]:
-    """Bases of a branch in the attributes' own units."""
+def head_space_bases(avatar: Avatar, name: str) -> Float[np.ndarray, "W 14 N"]:
+    """Bases of a branch in the attributes' own units: the learned ones, then the modes."""
     branch = avatar.model.branch(name)
     bases = (branch.bases * branch.basis_units).detach().double().cpu().numpy()
     return np.ascontiguousarray(bases.transpose(0, 2, 1))
@@ -88,19 +94,45 @@ def exact_bases(avatar: Avatar) -> dict[str, CompactBases]:
     """Bases as they are, in float32."""
     out = {}
     for name in BRANCHES:
-        bases = head_space_bases(avatar, name).astype(np.float32)
+        bases, modes = np.split(head_space_bases(avatar, name).astype(np.float32), [_learned(avatar, name)])
         scale = np.ones(bases.shape[:2])
-        out[name] = CompactBases(bases[:, :POSITION_COLUMNS], bases[:, POSITION_COLUMNS:], scale, np.eye(len(bases)))
+        positions, rest = bases[:, :POSITION_COLUMNS], bases[:, POSITION_COLUMNS:]
+        modes = modes[:, :POSITION_COLUMNS]
+        out[name] = CompactBases(positions, rest, scale, np.eye(len(bases)), modes, np.ones(len(modes)))
     return out
 
 
 def compact_bases(avatar: Avatar) -> dict[str, CompactBases]:
     """Bases of every branch rotated and quantised."""
-    weights = typical_weights(avatar)
-    return {name: _compact(head_space_bases(avatar, name), weights[name]) for name in BRANCHES}
+    weights, out = typical_weights(avatar), {}
+    for name in BRANCHES:
+        bases, modes = np.split(head_space_bases(avatar, name), [_learned(avatar, name)])
+        out[name] = _compact(bases, weights[name], *_compact_modes(avatar, modes[:, :POSITION_COLUMNS]))
+    return out
 
 
-def _compact(bases: Float[np.ndarray, "K 14 N"], weights: Float[np.ndarray, "n K"]) -> CompactBases:
+def _learned(avatar: Avatar, name: str) -> int:
+    return avatar.model.branch(name).basis_count
+
+
+def _compact_modes(
+    avatar: Avatar, modes: Float[np.ndarray, "M 3 N"]
+) -> tuple[Int16[np.ndarray, "M 3 N"], Float[np.ndarray, " M"]]:
+    """Integers and their scales."""
+    beyond = avatar.model.beyond
+    if beyond is None or len(modes) == 0:
+        return modes.astype(np.int16), np.ones(len(modes))
+    scale = MODE_STEP_CM / np.maximum(beyond.mix.abs().amax(dim=0).double().cpu().numpy(), 1e-9)
+    scale = np.maximum(scale, np.abs(modes).max(axis=(1, 2), initial=0.0) / np.iinfo(np.int16).max)
+    return np.round(modes / scale[:, None, None]).astype(np.int16), scale
+
+
+def _compact(
+    bases: Float[np.ndarray, "K 14 N"],
+    weights: Float[np.ndarray, "n K"],
+    modes: Int16[np.ndarray, "M 3 N"],
+    mode_scale: Float[np.ndarray, " M"],
+) -> CompactBases:
     step = np.concatenate([np.full(width, STEPS[key]) for key, width, _ in BASIS_COLUMNS])
     mix = principal_mix(bases / step[:, None], weights)
     k = len(bases)
@@ -108,9 +140,8 @@ def _compact(bases: Float[np.ndarray, "K 14 N"], weights: Float[np.ndarray, "n K
     limit = np.where(np.arange(len(step)) < POSITION_COLUMNS, np.iinfo(np.int16).max, np.iinfo(np.int8).max)
     scale = np.maximum(step, np.abs(rotated).max(axis=2, initial=0.0) / limit)
     numbers = np.round(rotated / scale[:, :, None])
-    return CompactBases(
-        numbers[:, :POSITION_COLUMNS].astype(np.int16), numbers[:, POSITION_COLUMNS:].astype(np.int8), scale, mix
-    )
+    positions, rest = numbers[:, :POSITION_COLUMNS].astype(np.int16), numbers[:, POSITION_COLUMNS:].astype(np.int8)
+    return CompactBases(positions, rest, scale, mix, modes, mode_scale)
 
 
 def principal_mix(bases: Float[np.ndarray, "K C N"], weights: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "K K"]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from avatar import __version__
 from avatar.conventions import BLENDSHAPES, BRANCHES, MOUTH_INDICES
 from avatar.model import Avatar
+from avatar.model.beyond import LIPS_CM, LIPS_REACH
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
 from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
@@ -53,6 +54,8 @@ def described(
         "driver": {
             "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
             "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH, "radius_reach": RADIUS_REACH,
+            "lips_cm": list(LIPS_CM),
+            "lips_reach": LIPS_REACH,
         },
         "raster": raster_constants(),
         "manner": {
@@ -94,5 +97,6 @@ def _layer(avatar: Avatar, name: str) -> dict[str, Any]:
         "name": name,
         "gaussians": branch.count,
         "bases": branch.basis_count,
+        "modes": branch.mode_count,
         "features": list(BRANCH_FEATURES[name]),
     }

@@ -124,6 +124,9 @@ def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases
     payload.add(BASES, f"{name}.bases.positions", bases.positions)
     payload.add(BASES, f"{name}.bases.rest", bases.rest)
     payload.add(BASES, f"{name}.bases.scale", bases.scale.astype(np.float32))
+    if len(bases.modes):
+        payload.add(BASES, f"{name}.modes", bases.modes)
+        payload.add(BASES, f"{name}.modes.scale", bases.mode_scale.astype(np.float32))
     payload.add(DRIVERS, f"{name}.mix", bases.mix.astype(np.float32))
     driver = {f"{name}.{key}": value for key, value in avatar.model.drivers[name].state_dict().items()}
     limits = {f"limits.{name}.{key}": value for key, value in avatar.model.branch_limits(name).to_tensors().items()}
@@ -132,6 +135,9 @@ def _add_branch(payload: Payload, avatar: Avatar, name: str, bases: CompactBases
     if name == BRANCHES[0]:
         for key, value in avatar.model.features.state_dict().items():
             payload.add(DRIVERS, f"features.{key}", value.cpu().numpy().astype(np.float32))
+        if avatar.model.beyond is not None:
+            for key in ("mix", "gram", "opening"):
+                payload.add(DRIVERS, f"beyond.{key}", getattr(avatar.model.beyond, key).cpu().numpy())
 
 
 def _add_person(payload: Payload, person: PersonStatistics) -> None:

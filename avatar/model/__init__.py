@@ -2,6 +2,7 @@
 
 from avatar.model.avatar import Avatar
 from avatar.model.bake import baked
+from avatar.model.cavity import add_prior
 from avatar.model.compose import Composite, compose, to_bytes
 from avatar.model.file import SUFFIX, Metadata
 from avatar.model.gaussians import Branch, GaussianBatch
@@ -19,6 +20,7 @@ __all__ = [
     "GaussianBatch",
     "Metadata",
     "add_lining",
+    "add_prior",
     "baked",
     "compose",
     "initial_model",

@@ -21,6 +21,8 @@ features.*               see motion    float32   the person's statistics that no
 limits.B.features        2 D           float32   lowest and highest driver feature, and basis weight, that pass
 limits.B.weights         2 K           float32   unchanged, see limits; without them nothing is limited
 limits.B.radius          1             float32   largest common distance of the weights that passes unchanged
+beyond.mesh              478 3         float32   landmarks of the mean expression, head space, cm, and their motion
+beyond.field             52 478 3      float16   per unit of each coefficient, cm, see beyond; early files lack both
 backdrop                 H W 3         uint8     what is behind the person
 person.*, speech.*                               statistics of the person's motion; audio-to-expression model
 motion.times             T             float64   s; the clip's own motion (files of early versions lack motion.*)
@@ -47,6 +49,7 @@ from torch import Tensor
 from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError, one_line
 from avatar.files import save_tensors
+from avatar.model.beyond import Beyond
 from avatar.model.compose import to_bytes
 from avatar.model.gaussians import BASIS_COLUMNS, BASIS_UNITS, BASIS_WIDTH, CANONICAL, Branch
 from avatar.model.model import AvatarModel
@@ -118,11 +121,13 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
         branch = model.branch(name)
         for key in CANONICAL:
             tensors[f"{name}.{key}"] = getattr(branch, key).detach()
-        tensors |= packed_bases(name, branch.bases.detach())
+        tensors |= packed_bases(name, branch.learned.detach())
     for prefix, module in (("drivers", model.drivers), ("features", model.features)):
         tensors |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
     for name in BRANCHES:
         tensors |= {f"limits.{name}.{k}": v.float() for k, v in model.branch_limits(name).to_tensors().items()}
+    if model.beyond is not None:
+        tensors |= {"beyond.mesh": model.beyond.mesh, "beyond.field": model.beyond.field}
     tensors["backdrop"] = torch.from_numpy(to_bytes(model.backdrop))
     tensors |= extra
     save_tensors(path, tensors, {"avatar": metadata.to_json()})
@@ -232,6 +237,8 @@ def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
         prefix = f"limits.{name}."
         found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         model.branch_limits(name).load_tensors(found, model.features.width(name), model.branch(name).basis_count)
+    if any(key.startswith("beyond.") for key in tensors):
+        model.extend(Beyond(tensors["beyond.mesh"], tensors["beyond.field"]))
     return model.eval().requires_grad_(False)
 
 

@@ -59,6 +59,8 @@ class Branch(nn.Module):
 
     def __init__(self, count: int, bases: int) -> None:
         super().__init__()
+        self.mode_count = 0
+        """How many of the last bases are modes of the geometric prior, see `append_modes`."""
         self.means = nn.Parameter(torch.zeros(count, 3))
         self.quats = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1))
         self.log_scales = nn.Parameter(torch.zeros(count, 3))
@@ -87,16 +89,47 @@ class Branch(nn.Module):
 
     @property
     def basis_count(self) -> int:
-        return self.bases.shape[0]
+        """Learned bases."""
+        return self.bases.shape[0] - self.mode_count
 
-    def moving(self, weights: Float[Tensor, "B K"]) -> MovingGaussians:
-        """The branch as the rasterizer draws it."""
+    @property
+    def learned(self) -> Float[Tensor, "K N 14"]:
+        """The learned bases."""
+        return self.bases[: self.basis_count]
+
+    @torch.no_grad()
+    def append_modes(self, modes: Float[Tensor, "M N 3"]) -> None:
+        """Adds bases that move positions alone, cm per unit weight, in place of such bases added before."""
+        bases = torch.zeros(self.basis_count + len(modes), *self.bases.shape[1:]).to(self.bases)
+        bases[: self.basis_count] = self.learned
+        bases[self.basis_count :, :, :3] = modes / self.basis_units[:3]
+        self.bases, self.mode_count = nn.Parameter(bases, self.bases.requires_grad), len(modes)
+
+    def moving(self, weights: Float[Tensor, "B W"]) -> MovingGaussians:
+        """The branch as the rasterizer draws it.
+
+        Args:
+            weights: of the learned bases, then of the modes.
+        """
+        bases, learned = self.bases, self.basis_count
+        if self.mode_count and not weights.is_cuda and not bool(weights[:, learned:].any()):
+            # most frames lie within the clip's own motion; a GPU would have to be asked, which costs it more
+            bases, weights = bases[:learned], weights[:, :learned]
         return MovingGaussians(
-            self.means, self.quats, self.log_scales, self.opacity_logits, self.colors, self.skin_logits, self.bases,
-            weights,
-        )  # fmt: skip
+            self.means, self.quats, self.log_scales, self.opacity_logits, self.colors, self.skin_logits, bases, weights
+        )
 
-    def forward(self, weights: Float[Tensor, "B K"]) -> GaussianBatch:
-        """Gaussians moved by basis weights, for export and inspection; zero weights give the canonical ones."""
+    def forward(self, weights: Float[Tensor, "B W"]) -> GaussianBatch:
+        """Gaussians moved by the weights of `moving`, for export and inspection; zero gives the canonical ones."""
         means, quats, log_scales, opacity_logits, colors = animate(self.moving(weights), self.basis_units)
         return GaussianBatch(means, quats, log_scales, colors, opacity_logits, torch.sigmoid(self.skin_logits))
+
+
+def joined(first: Branch, second: Branch) -> Branch:
+    """One branch of the Gaussians of two with as many bases."""
+    both = Branch(first.count + second.count, first.basis_count).to(first.means.device)
+    with torch.no_grad():
+        for name, parameter in both.named_parameters():
+            parts = [getattr(branch, name) for branch in (first, second)]
+            parameter.copy_(torch.cat(parts, dim=1 if name == "bases" else 0))
+    return both.eval().requires_grad_(False)

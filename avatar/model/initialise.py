@@ -15,11 +15,12 @@ from scipy.spatial import cKDTree
 
 from avatar.config import ModelConfig
 from avatar.conventions import BRANCHES, REGION_HEAD, REGION_MOUTH, REGION_TORSO
-from avatar.dataset import FrameSet, MotionBatch
+from avatar.dataset import FrameSet
+from avatar.model.anatomy import facial_motion, mean_mesh
+from avatar.model.carry import carried_by_face
 from avatar.model.gaussians import BASIS_UNITS, Branch, GaussianInit
 from avatar.model.model import AvatarModel
 from avatar.model.motion import BasisWeights, DriverFeatures
-from avatar.track.prior import landmark_prior
 
 SOURCE_FRAMES = 8
 """How many frames, far apart in pose, lend their pixels."""
@@ -34,8 +35,6 @@ SKIN_LOGIT = 4.0
 """Sigmoid(4) = 0.98: carried by the head (+) or the torso (-)."""
 NECK_BLEND_CM = (-10.0, -16.0)
 """Heights (y, head space) between which the neck passes from head to torso."""
-PRIOR_REACH_CM = 2.5
-"""Distance from the nearest landmark at which its motion has fallen to 1/e."""
 BRANCH_REGION = {"face": REGION_HEAD, "mouth": REGION_MOUTH, "torso": REGION_TORSO}
 
 
@@ -61,9 +60,7 @@ def initial_model(frames: FrameSet, config: ModelConfig, seed: int) -> AvatarMod
             weights.hold(features.unmoved(name, motion))
     driver = model.drivers["face"]
     if config.geometric_prior and isinstance(driver, BasisWeights):
-        apply_geometric_prior(
-            model.branch("face"), driver, features, landmark_prior(), frames.track.neutral, frames.motion
-        )
+        apply_geometric_prior(model.branch("face"), driver, features, frames.track.neutral)
     return model.to(frames.device)
 
 
@@ -209,9 +206,7 @@ def apply_geometric_prior(
     face: Branch,
     driver: BasisWeights,
     features: DriverFeatures,
-    prior: Float[np.ndarray, "52 478 3"],
     neutral: Float[np.ndarray, "478 3"],
-    motion: MotionBatch,
 ) -> None:
     """Starts the face's position bases from the landmarks' motion per unit coefficient.
 
@@ -220,11 +215,8 @@ def apply_geometric_prior(
     the matching projection. At the mean expression nothing moves.
     """
     k = face.basis_count
-    distance, nearest = cKDTree(neutral).query(face.means.detach().numpy(), k=6)
-    closeness = 1.0 / (distance + 0.1) ** 2
-    closeness /= closeness.sum(axis=1, keepdims=True)
-    reach = np.exp(-((distance[:, 0] / PRIOR_REACH_CM) ** 2))
-    field = np.einsum("nj,cnjd->cnd", closeness * reach[:, None], prior[:, nearest])  # (52, N, 3) cm per unit
+    mesh = mean_mesh(neutral, features.coefficient_mean.numpy())
+    field = carried_by_face(face.means.detach().double().numpy(), mesh, facial_motion())  # (52, N, 3) cm per unit
     std = features.coefficient_std.numpy()
     scaled = torch.from_numpy((field * std[:, None, None]).reshape(52, -1).astype(np.float32))
     u, s, vt = torch.linalg.svd(scaled, full_matrices=False)

@@ -3,8 +3,8 @@
 Training leaves a motion field undefined wherever no frame was: a slider at 1.0 of a coefficient that the clip never
 moved drives the learned bases tens of times as far as any frame did, and the face falls apart. So the driver's
 features, and the basis weights they give, pass unchanged within the clip's own range (somewhat widened) and approach a
-bound beyond it. In between, the geometric prior in the bases goes on moving the skin the right way. Sliders, tracks and
-speech all pass here, through `AvatarModel.weights`; the head's rigid pose is not touched.
+bound beyond it. What the limits cut off, the geometric prior moves instead (`beyond`). Sliders, tracks and speech all
+pass here, through `AvatarModel.weights`; the head's rigid pose is not touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHT_MARGIN: Final = 0.25
 (and in the held-out part) is theirs and stays as it is."""
 FEATURE_FLOOR: Final = 2.0
 """A feature may always go this far from the mean, in its own unit (see `motion`): what the clip hardly showed must not
-be frozen."""
+be frozen. Not so where the geometric prior takes over what is cut off."""
 FEATURE_REACH: Final = 0.75
 WEIGHT_REACH: Final = 0.15
 """How far beyond the widened range the limit lies, as a share of that range's width."""
@@ -57,16 +57,17 @@ class SoftRange(nn.Module):
         self.reach = reach
         self.register_buffer("bounds", None)
 
-    def measure(self, values: Float[Tensor, "B D"], margin: float, floor: float = 0.0) -> None:
+    def measure(self, values: Float[Tensor, "B D"], margin: float, floor: float | Float[Tensor, " D"] = 0.0) -> None:
         """Takes the range of the clip's values.
 
         Args:
             margin: share of the range by which it is widened on each side.
-            floor: it reaches at least from -floor to floor.
+            floor: it reaches at least from -floor to floor; one, or one for each number.
         """
         low, high = values.amin(0), values.amax(0)
         room = margin * (high - low)
-        self.bounds = torch.stack([(low - room).clamp_max(-floor), (high + room).clamp_min(floor)])
+        floors = torch.as_tensor(floor).to(low).expand_as(low)
+        self.bounds = torch.stack([torch.minimum(low - room, -floors), torch.maximum(high + room, floors)])
 
     def forward(self, values: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """The values, kept near the range."""
@@ -84,9 +85,15 @@ class BranchLimits(nn.Module):
         self.weights = SoftRange(WEIGHT_REACH)
         self.register_buffer("radius", None)
 
-    def measure(self, features: Float[Tensor, "B D"], weights: Float[Tensor, "B K"]) -> None:
-        """Takes the ranges of the clip's own motion: driver features, and the weights they give without a limit."""
-        self.features.measure(features, FEATURE_MARGIN, FEATURE_FLOOR)
+    def measure(self, features: Float[Tensor, "B D"], weights: Float[Tensor, "B K"], replaced: int = 0) -> None:
+        """Takes the ranges of the clip's own motion: driver features, and the weights they give without a limit.
+
+        Args:
+            replaced: the first so many features have no floor, because the geometric prior does what they no longer do.
+        """
+        floor = torch.full((features.shape[1],), FEATURE_FLOOR)
+        floor[:replaced] = 0.0
+        self.features.measure(features, FEATURE_MARGIN, floor)
         self.weights.measure(weights, WEIGHT_MARGIN)
         self.radius = (1 + RADIUS_MARGIN) * self._from_middle(weights)[0].norm(dim=1).amax().reshape(1)
 

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from avatar.dataset import FrameSet
 from avatar.geometry import project, transform
-from avatar.model.gaussians import Branch
+from avatar.model.gaussians import Branch, joined
 from avatar.model.initialise import SKULL_CENTRE_CM, SKULL_RADII_CM, diverse_frames, head_share_logits
 from avatar.model.model import AvatarModel
 
@@ -70,7 +70,7 @@ def add_lining(model: AvatarModel, frames: FrameSet) -> int:
     lining.colors.copy_(torch.from_numpy((share[..., None] * colors).sum(1) / share.sum(1, keepdims=True)))
     lining.opacity_logits.fill_(OPACITY_LOGIT)
     lining.skin_logits.copy_(torch.from_numpy(head_share_logits(points, NECK_BLEND_CM)))
-    model.branches["torso"] = _joined(model.branch("torso"), lining)
+    model.branches["torso"] = joined(model.branch("torso"), lining)
     return len(points)
 
 
@@ -120,12 +120,3 @@ def _outermost(points: Float[np.ndarray, "P 3"]) -> Bool[np.ndarray, " P"]:
     reach = np.zeros((3, 3, 3), bool)
     reach[[0, 2, 1, 1, 1], [1, 1, 0, 2, 1], [1, 1, 1, 1, 0]] = True  # an empty place at +z is at -z of that place
     return binary_dilation(~filled, reach)[tuple(cell.T)]
-
-
-def _joined(first: Branch, second: Branch) -> Branch:
-    """One branch of the Gaussians of two."""
-    both = Branch(first.count + second.count, first.basis_count).to(first.means.device)
-    for name, parameter in both.named_parameters():
-        parts = [getattr(branch, name) for branch in (first, second)]
-        parameter.copy_(torch.cat(parts, dim=1 if name == "bases" else 0))
-    return both.eval().requires_grad_(False)

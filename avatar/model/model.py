@@ -10,6 +10,7 @@ from torch.nn import functional
 from avatar.config import MotionField
 from avatar.conventions import BRANCHES
 from avatar.dataset import MotionBatch
+from avatar.model.beyond import CARRIED, Beyond
 from avatar.model.compose import Composite, compose
 from avatar.model.gaussians import Branch
 from avatar.model.hashgrid import HashField
@@ -44,6 +45,8 @@ class AvatarModel(nn.Module):
             }
         )
         self.limits = nn.ModuleDict({name: BranchLimits() for name in BRANCHES})
+        self.beyond: Beyond | None = None
+        """What moves the face where the limits stop it; None until training is over, and in files of early versions."""
         self.backdrop = nn.Parameter(backdrop.clone())
         self.rasterizer = "auto"
         """Backend of `avatar.raster.draw`."""
@@ -68,22 +71,34 @@ class AvatarModel(nn.Module):
         assert isinstance(limits, BranchLimits)
         return limits
 
-    def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B K"]]:
-        """Basis weights per branch, of a model with `basis` motion; motion beyond the clip's own is limited softly, see
-        `limits`."""
-        features = self.features(motion)
-        weights = {}
+    def weights(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B W"]]:
+        """Basis weights per branch, of a model with `basis` motion: those of the learned bases, which motion beyond the
+        clip's own moves no further than the `limits` allow, then those of the modes that move in their place."""
+        features, heard, asked, weights = self.features(motion), {}, {}, {}
         for name in BRANCHES:
             limits = self.branch_limits(name)
-            weights[name] = limits.limited_weights(self.drivers[name](limits.features(features[name])))
+            heard[name] = limits.features(features[name])
+            asked[name] = self.drivers[name](heard[name])
+            weights[name] = limits.limited_weights(asked[name])
+        if self.beyond is not None:
+            unit = self.features.coefficient_std
+            wanted, within = (values["face"][:, : len(unit)] * unit for values in (features, heard))
+            modes = self.beyond(wanted, within, asked["face"], weights["face"])
+            weights |= {name: torch.cat([weights[name], modes], dim=1) for name in CARRIED}
         return weights
+
+    def extend(self, beyond: Beyond) -> None:
+        """Lets the geometric prior move the face where the limits stop it. The last change to a finished model."""
+        self.beyond = beyond.to(self.backdrop.device)
+        self.beyond.carry({name: self.branch(name) for name in CARRIED})
 
     def measure_limits(self, motion: MotionBatch) -> None:
         """Takes the ranges of the clip's own motion, when training is over; until then nothing is limited."""
         features = self.features(motion)
         for name in BRANCHES:
+            replaced = 0 if self.beyond is None or name != "face" else motion.coefficients.shape[1]
             with torch.no_grad():
-                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]))
+                self.branch_limits(name).measure(features[name], self.drivers[name](features[name]), replaced)
 
     def moving(self, motion: MotionBatch) -> dict[str, MovingGaussians]:
         """The branches as the rasterizer draws them."""

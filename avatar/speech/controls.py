@@ -103,8 +103,8 @@ _ENVELOPE_SECONDS = 0.8
 """It takes about this long to come."""
 _BREATH = 0.12
 """How far the strength wanders around what was asked."""
-_BEYOND, _UNSEEN = 0.6, 0.15
-"""An emotion goes this share of a coefficient's own range beyond it, and this far where the clip never showed it."""
+_BEYOND = 0.6
+"""An emotion goes this far beyond what the clip showed of a coefficient: as far as any emotion wants."""
 _MOUTH = list(MOUTH_INDICES)
 
 
@@ -125,9 +125,8 @@ class Emotion:
         self._offset = np.sum(shapes, axis=0) if shapes else np.zeros(len(BLENDSHAPES), np.float32)
         phases = np.random.default_rng([seed, 4]).uniform(0, 2 * math.pi, 3)
         self._waves = list(zip((0.11, 0.19, 0.31), phases, strict=True))  # Hz; no common period within a minute
-        # An avatar has learned what its clip shows; far beyond, its picture breaks.
-        span = person.high - person.low
-        self._limit = (person.high + np.maximum(_BEYOND * span, _UNSEEN)).clip(_UNSEEN, 1)
+        # On top of an expression that the person has anyway, an emotion must not become a grimace.
+        self._limit = (person.high + _BEYOND).clip(_BEYOND, 1)
         # How far the person's lips are from closed: 0 at the least of their opening, 1 at the usual.
         jaw = BLENDSHAPE_INDEX["jawOpen"]
         self._closed, self._usual = float(person.low[jaw]), float(person.mean[jaw])

@@ -20,15 +20,15 @@ from avatar.config import BranchConfig, ModelConfig
 from avatar.dataset import FrameSet
 from avatar.export import ExportOptions, export
 from avatar.export.runtime import find_runtime
-from avatar.model import Avatar, Metadata, initial_model
+from avatar.model import Avatar, Metadata, add_prior, initial_model
 from avatar.progress import SILENT
 from avatar.speech import PersonStatistics, SpeechModel, SpeechModelConfig, person_statistics
 from avatar.types import Provenance
 
 
 def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400), speech: bool = True) -> Avatar:
-    """An avatar of the synthetic person with random, lively bases, limits of its motion and a random small speech
-    model: nothing in it is zero, so every path of the player shows in the picture."""
+    """An avatar of the synthetic person with random, lively bases, limits of its motion, the geometric prior beyond
+    them and a random small speech model: nothing in it is zero, so every path of the player shows in the picture."""
     capture, track = person
     face, mouth, torso = gaussians
     config = ModelConfig(
@@ -46,6 +46,7 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
             branch.quats += 0.5 * torch.randn(branch.quats.shape, generator=random)
             branch.log_scales += 0.4 * torch.randn(branch.log_scales.shape, generator=random)
             branch.opacity_logits += torch.randn(branch.opacity_logits.shape, generator=random)
+    add_prior(model, track)
     listener = None
     if speech:
         listener = SpeechModel(SpeechModelConfig(members=2, width=16, layers=1, heads=2)).eval()

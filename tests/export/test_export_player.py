@@ -14,13 +14,21 @@ from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError
 from avatar.export import ExportOptions, export, expression
 from avatar.export.bundle import joined
-from avatar.export.compact import compact_bases, exact_bases, head_space_bases, principal_mix, typical_weights
+from avatar.export.compact import (
+    MODE_STEP_CM,
+    compact_bases,
+    exact_bases,
+    head_space_bases,
+    principal_mix,
+    typical_weights,
+)
 from avatar.export.manifest import is_player
 from avatar.export.payload import Payload, pack, unpack
 from avatar.export.player import player_files
 from avatar.export.runtime import MODULE, WASM, find_runtime
 from avatar.export.sources import player_sources, source_files
 from avatar.model import Avatar
+from avatar.model.beyond import MODES
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
 from avatar.progress import SILENT
@@ -64,7 +72,7 @@ def test_rotated_bases_move_everything_as_before(lively):
     someone = Avatar.load(lively)
     weights = typical_weights(someone)
     for name, compact in compact_bases(someone).items():
-        bases = head_space_bases(someone, name)
+        bases = head_space_bases(someone, name)[: weights[name].shape[1]]
         stored = np.concatenate([compact.positions, compact.rest], axis=1) * compact.scale[:, :, None]
         before = np.einsum("nk,kci->nci", weights[name], bases)
         after = np.einsum("nk,kci->nci", weights[name] @ compact.mix.T, stored)
@@ -73,6 +81,21 @@ def test_rotated_bases_move_everything_as_before(lively):
         error = np.sqrt(((after - before) ** 2).mean(axis=(0, 2)))
         assert (error < 1.3 * steps).all()
         assert compact.positions.dtype == np.int16 and compact.rest.dtype == np.int8
+
+
+def test_stored_modes_move_positions_as_the_models_do(silent):
+    """Apart from rounding, for each coefficient alone."""
+    someone = Avatar.load(silent)
+    weights = someone.model.beyond.mix.double().numpy()
+    for name, compact in compact_bases(someone).items():
+        modes = head_space_bases(someone, name)[someone.model.branch(name).basis_count :]
+        assert len(modes) == len(compact.modes) == len(compact.mode_scale) == (0 if name == "torso" else MODES)
+        assert not modes[:, 3:].any()
+        stored = compact.modes * compact.mode_scale[:, None, None]
+        error = np.einsum("cm,mdi->cdi", weights[:, : len(modes)], stored - modes[:, :3])
+        # half a step in every mode at once
+        assert float(np.abs(error).max(initial=0)) <= 0.5 * MODE_STEP_CM * MODES
+        assert np.abs(exact_bases(someone)[name].modes - modes[:, :3]).max(initial=0) < 1e-6
 
 
 def test_the_mix_makes_weights_uncorrelated_and_bases_orthogonal():

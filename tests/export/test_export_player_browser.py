@@ -103,6 +103,37 @@ def test_beyond_the_clip_too_pictures_are_those_of_the_renderer(page, someone):
     assert max(psnr(a / 255, b / 255) for a, b in pairs) < 35
 
 
+def test_sliders_beyond_the_clip_go_as_far_as_the_renderers(page, someone):
+    """Pictures of the synthetic person are too coarse to tell; positions, which `gaussians()` gives, are not."""
+    stopped = copy.deepcopy(someone)
+    stopped.model.beyond.mix.zero_()
+    for name in ("mouthLeft", "mouthFunnel", "eyeLookInLeft", "cheekPuff"):
+        motion = someone.rest_motion(np.zeros(1))
+        motion.coefficients[:, BLENDSHAPE_INDEX[name]] = 1.0
+        state = [part.ravel().tolist() for part in (motion.coefficients[0], motion.camera_from_head[0, :3])]
+        found = page.js(
+            """const { gaussiansOf } = await import("./modules/gaussians.js");
+            const weights = player.drivers.weights(argument[0], argument[1], argument[1]);
+            return [...gaussiansOf(player.scene, weights, argument[1], argument[1]).centers];""",
+            state,
+        )
+        wanted, without = (positions(each, motion) for each in (someone, stopped))
+        moved = np.linalg.norm(wanted - without, axis=1)
+        assert moved.max() > 0.2, name  # cm, by the prior alone
+        assert np.abs(np.reshape(found, (-1, 3)) - wanted).max() < 0.05 * moved.max(), name
+
+
+def positions(someone: Avatar, motion: Motion) -> np.ndarray:
+    """Every Gaussian in three.js axes, cm, where head and torso have one pose."""
+    weights = someone.model.weights(motion_tensors(motion, torch.device("cpu")))
+    parts = [someone.model.branch(name)(weights[name]).means[0].numpy() for name in BRANCHES]
+    return (np.concatenate(parts) @ motion.camera_from_head[0, :3, :3].T + motion.camera_from_head[0, :3, 3]) * [
+        1,
+        -1,
+        -1,
+    ]
+
+
 def unlimited(someone: Avatar) -> Avatar:
     """The avatar as before its limits were measured."""
     free = copy.deepcopy(someone)
@@ -135,9 +166,13 @@ def test_basis_weights_are_those_of_the_model(page, someone):
         parts = [model.weights(batch) for batch in batches]
         for branch, name in enumerate(BRANCHES):
             wanted = torch.cat([part[name] for part in parts]).numpy()
-            mixed = np.array([answer[branch] for answer in answers])
-            mix = np.reshape(found[0][branch], (wanted.shape[1],) * 2)
-            np.testing.assert_allclose(np.linalg.solve(mix, mixed.T).T, wanted, rtol=1e-4, atol=1e-4)
+            learned = model.branch(name).basis_count
+            mixed, modes = np.split(np.array([answer[branch] for answer in answers]), [learned], axis=1)
+            mix = np.reshape(found[0][branch], (learned, learned))
+            np.testing.assert_allclose(np.linalg.solve(mix, mixed.T).T, wanted[:, :learned], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(modes, wanted[:, learned:], rtol=1e-4, atol=2e-4 * np.abs(wanted).max())
+        within = model.branch("face").basis_count
+        assert bool(parts[1]["face"][:, within:].any()) == (model is someone.model)
 
 
 def test_a_transparent_background_leaves_the_person(page, someone):

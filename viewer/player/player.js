@@ -194,7 +194,7 @@ export class AvatarPlayer extends HTMLElement {
     this.scene = scene;
     this.drivers = new Drivers(avatar);
     this.order = new DepthOrder(
-      scene.branches.map((b) => ({ count: b.count, start: b.start, bases: b.bases, means: b.canonical.means, positions: b.positions, scale: b.scale, skin: b.canonical.skin[0] })),
+      scene.branches.map((b) => ({ count: b.count, start: b.start, moves: b.moves, means: b.canonical.means, positions: b.positions, scale: b.scale, skin: b.canonical.skin[0] })),
       avatar.manifest.raster.near_cm,
     );
     this.stage = new Stage(avatar);

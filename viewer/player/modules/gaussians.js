@@ -26,10 +26,11 @@ export function gaussiansOf(scene, weights, head, torso) {
 
 /** The 14 columns of a branch and its skin, moved by basis weights. */
 function deformed(branch, weights) {
-  const { canonical: c, positions, rest, scale, bases, count } = branch;
+  const { canonical: c, positions, rest, scale, bases, moves, count } = branch;
   const parts = [...c.means, ...c.quats, ...c.log_scales, ...c.colors, ...c.opacity_logits].map((part) => part.slice());
-  for (let k = 0; k < bases; k++) {
-    parts.forEach((part, column) => {
+  for (let k = 0; k < moves; k++) {
+    if (weights[k] === 0) continue;
+    parts.slice(0, k < bases ? parts.length : 3).forEach((part, column) => {
       const [source, at] = column < 3 ? [positions, 3 * k + column] : [rest, 11 * k + column - 3];
       const w = weights[k] * scale[14 * k + column];
       for (let i = 0; i < count; i++) part[i] += w * source[at * count + i];

@@ -2,7 +2,7 @@
 
 /**
  * The worker's whole program; it is turned into text, so it uses nothing from outside.
- * In: {init: {branches: [{count, start, bases, means, positions, scale, skin}], near}}, then {weights, head, torso, id, buffer}.
+ * In: {init: {branches: [{count, start, moves, means, positions, scale, skin}], near}}, then {weights, head, torso, id, buffer}.
  * `start` is the index of a branch's first Gaussian. Out: {order, id}: indices of the Gaussians, layers in order, each front to back.
  */
 function orderWorker() {
@@ -27,11 +27,12 @@ function orderWorker() {
 
   /** Camera depth of a branch's deformed, skinned Gaussians. */
   function measure(branch, weights, head, torso) {
-    const { count, bases, means, positions, scale, skin } = branch;
+    const { count, moves, means, positions, scale, skin } = branch;
     const n = count;
     const [x, y, z] = moved;
     moved.forEach((column, c) => column.set(means[c]));
-    for (let k = 0; k < bases; k++) {
+    for (let k = 0; k < moves; k++) {
+      if (weights[k] === 0) continue;
       const [wx, wy, wz] = [0, 1, 2].map((c) => weights[k] * scale[14 * k + c]);
       const from = 3 * n * k;
       for (let i = 0; i < n; i++) {

@@ -3,25 +3,39 @@
 import { columns, PlayerError } from "./load.js";
 import { COMPOSE, projectShader, QUADS, quadShader, ROW, SCREEN, splatShader } from "./shaders.js";
 
-/** Where the branches' Gaussians lie: rows of ROW texels, each branch from a new row on. */
+/**
+ * Where the branches' Gaussians lie: rows of ROW texels, each branch from a new row on. `moves` are all that move positions:
+ * the bases, then the modes, which move nothing else.
+ */
 export function layout({ manifest, tensors }) {
   let row = 0;
   let firstBasis = 0;
-  const branches = manifest.layers.map(({ name, gaussians: count, bases }) => {
+  const branches = manifest.layers.map(({ name, gaussians: count, bases, modes = 0 }) => {
+    const more = modes ? tensors[`${name}.modes`].data : [];
+    const moves = bases + modes;
     const branch = {
-      name, count, bases, row, firstBasis,
+      name, count, bases, moves, row, firstBasis,
       rows: Math.max(1, Math.ceil(count / ROW)),
       start: row * ROW,
       canonical: Object.fromEntries(["means", "quats", "log_scales", "colors", "opacity_logits", "skin"].map((key) => [key, columns(tensors, `${name}.${key}`)])),
-      positions: tensors[`${name}.bases.positions`].data,
+      positions: joined(tensors[`${name}.bases.positions`].data, more),
       rest: tensors[`${name}.bases.rest`].data,
-      scale: tensors[`${name}.bases.scale`].data,
+      scale: joined(tensors[`${name}.bases.scale`].data, new Float32Array(14 * modes)),
     };
+    for (let m = 0; m < modes; m++) branch.scale.fill(tensors[`${name}.modes.scale`].data[m], 14 * (bases + m), 14 * (bases + m) + 3);
     row += branch.rows;
-    firstBasis += bases;
+    firstBasis += moves;
     return branch;
   });
   return { branches, rows: row, bases: firstBasis, count: branches.reduce((sum, b) => sum + b.count, 0) };
+}
+
+function joined(first, second) {
+  if (!second.length) return first;
+  const whole = new first.constructor(first.length + second.length);
+  whole.set(first);
+  whole.set(second, first.length);
+  return whole;
 }
 
 export class Renderer {
@@ -45,7 +59,7 @@ export class Renderer {
     if (!gl.getExtension("EXT_color_buffer_float")) {
       throw new PlayerError("This device cannot draw into floating-point textures (EXT_color_buffer_float), which the avatar needs.");
     }
-    if (Math.max(...scene.branches.map((b) => 3 * b.bases)) > gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS)) {
+    if (Math.max(...scene.branches.map((b) => Math.max(3 * b.bases, b.moves))) > gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS)) {
       throw new PlayerError("This avatar has more motion bases than this device has texture layers.");
     }
     this.whole = scene.branches[0].rest instanceof Int8Array;
@@ -87,8 +101,8 @@ export class Renderer {
   project(weights, head, torso) {
     const { gl, scene, projectPass: pass } = this;
     const camera = this.avatar.manifest.camera;
-    scene.branches.forEach(({ bases, firstBasis, scale }, b) => {
-      for (let k = 0; k < bases; k++) placeWeights(this.weightData, 16 * (firstBasis + k), weights[b][k], scale, 14 * k);
+    scene.branches.forEach(({ moves, firstBasis, scale }, b) => {
+      for (let k = 0; k < moves; k++) placeWeights(this.weightData, 16 * (firstBasis + k), weights[b][k], scale, 14 * k);
     });
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.projectTarget);
     gl.disable(gl.BLEND);
@@ -110,6 +124,8 @@ export class Renderer {
       this.bind(2, gl.TEXTURE_2D_ARRAY, this.bases[b].positions);
       this.bind(3, gl.TEXTURE_2D_ARRAY, this.bases[b].rest);
       gl.uniform1i(pass.at.uBases, branch.bases);
+      // most pictures lie within the clip's own motion, where no mode moves
+      gl.uniform1i(pass.at.uMoves, weights[b].subarray(branch.bases).some((w) => w !== 0) ? branch.moves : branch.bases);
       gl.uniform1i(pass.at.uFirstBasis, branch.firstBasis);
       gl.uniform1i(pass.at.uFirstRow, branch.row);
       gl.uniform1i(pass.at.uCount, branch.count);
@@ -251,24 +267,24 @@ export class Renderer {
   }
 
   /** A branch's bases as stored: integers stay integers, which keeps a phone's memory and bandwidth small. */
-  basisTextures({ count, rows, bases, positions, rest }) {
+  basisTextures({ count, rows, bases, moves, positions, rest }) {
     const { gl, whole } = this;
     const texels = rows * ROW;
     const column = (data, k, c, width) => data.subarray((k * width + c) * count, (k * width + c + 1) * count);
-    const make = (source, groups, width, format, type) => {
-      const data = new source.constructor(texels * 4 * bases * groups.length);
-      for (let k = 0; k < bases; k++) {
+    const make = (source, stored, groups, width, format, type) => {
+      const data = new source.constructor(texels * 4 * stored * groups.length);
+      for (let k = 0; k < stored; k++) {
         groups.forEach((group, g) => interleave(data, 4 * texels * (k * groups.length + g), group.map((c) => column(source, k, c, width)), 0, count));
       }
       return this.texture(gl.TEXTURE_2D_ARRAY, () => {
-        const layers = bases * groups.length;
+        const layers = stored * groups.length;
         gl.texStorage3D(gl.TEXTURE_2D_ARRAY, 1, format, ROW, rows, layers);
         gl.texSubImage3D(gl.TEXTURE_2D_ARRAY, 0, 0, 0, 0, ROW, rows, layers, whole ? gl.RGBA_INTEGER : gl.RGBA, type, data);
       });
     };
     return {
-      positions: make(positions, [[0, 1, 2]], 3, whole ? gl.RGBA16I : gl.RGBA32F, whole ? gl.SHORT : gl.FLOAT),
-      rest: make(rest, [[0, 1, 2, 3], [4, 5, 6, 10], [7, 8, 9]], 11, whole ? gl.RGBA8I : gl.RGBA32F, whole ? gl.BYTE : gl.FLOAT),
+      positions: make(positions, moves, [[0, 1, 2]], 3, whole ? gl.RGBA16I : gl.RGBA32F, whole ? gl.SHORT : gl.FLOAT),
+      rest: make(rest, bases, [[0, 1, 2, 3], [4, 5, 6, 10], [7, 8, 9]], 11, whole ? gl.RGBA8I : gl.RGBA32F, whole ? gl.BYTE : gl.FLOAT),
     };
   }
 

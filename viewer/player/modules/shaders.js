@@ -20,10 +20,10 @@ precision highp float;
 precision highp int;
 precision highp ${sampler};
 uniform highp sampler2DArray uCanonical;  // mean + skin, quat, log scales + opacity logit, colour
-uniform ${sampler} uPositions;            // a layer per basis
+uniform ${sampler} uPositions;            // a layer per basis, then one per mode
 uniform ${sampler} uRest;                 // three layers per basis: quat, log scales + opacity logit, colour
 uniform highp sampler2D uWeights;         // weight times scale: 4 texels per basis, a row each
-uniform int uBases, uFirstBasis, uFirstRow, uCount;
+uniform int uBases, uMoves, uFirstBasis, uFirstRow, uCount;
 uniform vec4 uHead[3], uTorso[3];         // rows of camera_from_head and camera_from_torso
 uniform vec4 uCamera;                     // fx, fy, cx, cy in px
 uniform vec2 uSize;                       // px
@@ -63,6 +63,9 @@ void main() {
     quat += texelFetch(uWeights, ivec2(1, row), 0) * vec4(texelFetch(uRest, ivec3(here, 3 * k), 0));
     shape += texelFetch(uWeights, ivec2(2, row), 0) * vec4(texelFetch(uRest, ivec3(here, 3 * k + 1), 0));
     color += texelFetch(uWeights, ivec2(3, row), 0) * vec4(texelFetch(uRest, ivec3(here, 3 * k + 2), 0));
+  }
+  for (int k = uBases; k < uMoves; ++k) {  // modes move positions alone
+    position.xyz += texelFetch(uWeights, ivec2(0, uFirstBasis + k), 0).xyz * vec3(texelFetch(uPositions, ivec3(here, k), 0).xyz);
   }
 
   float skin = position.w;

@@ -1,5 +1,5 @@
-// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py and limits.py, then the mix of
-// avatar/export/compact.py.
+// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py, limits.py and beyond.py, then the
+// mix of avatar/export/compact.py.
 
 import { multiply3, rotationOf, transpose3 } from "./geometry.js";
 
@@ -21,8 +21,14 @@ export class Drivers {
     this.stats = Object.fromEntries(
       ["coefficient_mean", "coefficient_std", "mean_head", "mean_torso", "head_std", "torso_std"].map((key) => [key, data(`features.${key}`)]),
     );
-    this.branches = manifest.layers.map(({ name, bases, features }) => ({
-      name, bases, features,
+    this.beyond = tensors["beyond.mix"] && {
+      mix: data("beyond.mix"),
+      gram: data("beyond.gram"),
+      opening: data("beyond.opening"),
+      lips: (wide) => softLimit(wide, ...manifest.driver.lips_cm, manifest.driver.lips_reach),
+    };
+    this.branches = manifest.layers.map(({ name, bases, modes = 0, features }) => ({
+      name, bases, modes, features,
       linear: data(`${name}.linear.weight`),
       hidden: data(`${name}.hidden.weight`),
       bias: data(`${name}.hidden.bias`),
@@ -32,7 +38,10 @@ export class Drivers {
     }));
   }
 
-  /** Basis weights of every branch (Float32Array each), for 52 coefficients and two 3x4 poses of 12 numbers. */
+  /**
+   * Weights of every branch (Float32Array each; of its bases, then of its modes), for 52 coefficients and two 3x4 poses of
+   * 12 numbers.
+   */
   weights(coefficients, head, torso) {
     const { coefficient_mean: mean, coefficient_std: std } = this.stats;
     const scaled = Array.from(coefficients, (c, i) => (c - mean[i]) / std[i]);
@@ -43,15 +52,38 @@ export class Drivers {
       head_motion: shift(head, this.stats.mean_head, this.stats.head_std),
       torso_motion: [...turn(rotationOf(torso), rotationOf(this.stats.mean_torso), this.unit), ...shift(torso, this.stats.mean_torso, this.stats.torso_std)],
     };
-    return this.branches.map((branch) => apply(branch, branch.features.flatMap((name) => parts[name])));
+    const answers = this.branches.map((branch) => answer(branch, branch.features.flatMap((name) => parts[name])));
+    const modes = this.beyond ? this.modes(scaled, answers[this.branches.findIndex(({ name }) => name === "face")]) : [];
+    return this.branches.map((branch, b) => Float32Array.from([...mixed(branch, answers[b].given), ...modes.slice(0, branch.modes)]));
+  }
+
+  /** Weights of the geometric prior's modes: what the limits took from the coefficients, zero where they took nothing. */
+  modes(scaled, { heard, asked, given }) {
+    const { mix, gram, opening, lips } = this.beyond;
+    const count = mix.length / scaled.length;
+    const along = Array.from(asked, (_, row) => asked.reduce((sum, w, k) => sum + gram[row * asked.length + k] * w, 0));
+    const dot = (values) => values.reduce((sum, v, k) => sum + v * along[k], 0);
+    const lost = dot(asked.map((w, k) => w - given[k])) / Math.max(dot(asked), 1e-6);
+    const share = 1 - Math.min(1, Math.max(0, lost));
+    const missing = scaled.map((v, i) => Math.min(1, Math.max(-1, (v - share * heard[i]) * this.stats.coefficient_std[i])));
+    const wide = missing.reduce((sum, v, i) => sum + v * opening[i], 0);
+    if (Math.abs(wide) >= 1e-6) for (const i of this.mouth) missing[i] *= lips(wide) / wide;
+    return Array.from({ length: count }, (_, m) => missing.reduce((sum, v, i) => sum + v * mix[i * count + m], 0));
   }
 }
 
-function apply(branch, features) {
-  const { limits, mix, bases } = branch;
-  const weights = limits.weights(driven(branch, limits.features(features)));
-  if (!mix) return Float32Array.from(weights);
-  return Float32Array.from({ length: bases }, (_, row) => weights.reduce((sum, w, k) => sum + mix[row * bases + k] * w, 0));
+/** What a branch's driver hears of its features, the weights it answers, and these as far as their limits let them. */
+function answer(branch, features) {
+  const { limits } = branch;
+  const heard = limits.features(features);
+  const asked = driven(branch, heard);
+  return { heard, asked, given: limits.weights(asked) };
+}
+
+/** The weights of the bases as stored. */
+function mixed({ mix, bases }, weights) {
+  if (!mix) return weights;
+  return Array.from({ length: bases }, (_, row) => weights.reduce((sum, w, k) => sum + mix[row * bases + k] * w, 0));
 }
 
 /** w(d) = L d + out (tanh(H d + b) - tanh(b)). */
