@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -133,7 +134,7 @@ class _Face:
         self._poses = poses
         self._posture = _posture(poses)
         self._parts = [
-            (own, np.tile(grid.near(places(neutral), reach), 2))
+            (own, grid.near(places(neutral), reach))
             for names, reach, places in PARTS
             if (own := np.array([BLENDSHAPES[i].startswith(names) for i in self.active], bool)).any()
         ]
@@ -161,13 +162,15 @@ class _Face:
             ]
         states = [replace(state, expression=self._expression[i]) for i, state in zip(frames, states, strict=True)]
         seen = np.array([self._look(*pair) for pair in zip(portraits, states, strict=True)])
+        facing = np.array([self._facing(state) for state in states])
         for own, near in self._parts:
+            pictures, visible = seen[:, np.tile(near, 2)], np.tile(facing[:, near], 2)
             lessons, scale = [], np.ones(len(own))
             for _ in range(EXPRESSION_ROUNDS):
-                lessons = self._lessons(frames, states, seen[:, near])
+                lessons = self._lessons(frames, states, pictures)
                 states = [
-                    self._express(int(i), state, picture[near], own, near, lessons[self._block(int(i))])
-                    for i, state, picture in zip(frames, states, seen, strict=True)
+                    self._express(int(i), state, picture, part, own, lessons[self._block(int(i))])
+                    for i, state, picture, part in zip(frames, states, pictures, visible, strict=True)
                 ]
                 states, scale = self._calibrated(frames, states, own)
             self._part_lessons.append((lessons, scale))
@@ -191,10 +194,11 @@ class _Face:
         for lessons in self._pose_lessons:
             state = self._move(i, state, self._look(face, state)[: self._size], lessons[block])
         state = replace(state, expression=self._expression[i])
-        seen = self._look(face, state)
+        seen, facing = self._look(face, state), self._facing(state)
         for (own, near), (lessons, scale) in zip(self._parts, self._part_lessons, strict=True):
+            picture, visible = seen[np.tile(near, 2)], np.tile(facing[near], 2)
             for _ in range(2):  # the second time outliers are known
-                state = self._express(i, state, seen[near], own, near, lessons[block])
+                state = self._express(i, state, picture, visible, own, lessons[block])
             state = replace(state, expression=scale * state.expression)
         return state
 
@@ -210,20 +214,23 @@ class _Face:
         return look(face, self._grid, self._view, state.rotation, state.translation).reshape(-1)
 
     def _drivers(self, i: int, state: _State) -> np.ndarray:
-        return np.concatenate([state.expression, self._posture[i]])
+        return np.concatenate([state.expression, self._posture[i]]).astype(np.float32)
 
     def _lessons(self, frames: np.ndarray, states: list[_State], seen: np.ndarray, slopes: bool = False):
         """One regression per block, learned from the others."""
-        drivers = np.array([self._drivers(int(i), state) for i, state in zip(frames, states, strict=True)])
+        drivers = np.array([self._drivers(int(i), s) for i, s in zip(frames, states, strict=True)], np.float64)
         shape, posture = len(self.active), self._posture.shape[1]
         ridge = np.diag([*[EXPRESSION_RIDGE] * shape, 1e-3, *[POSE_RIDGE] * (posture - 1)])
-        block = np.array([self._block(int(i)) for i in frames])
+        edges = np.searchsorted([self._block(int(i)) for i in frames], range(BLOCKS + 1))
+        blocks = [slice(first, end) for first, end in pairwise(edges)]
+        grams = [drivers[own].T @ drivers[own] for own in blocks]
+        products = [drivers[own].T @ seen[own] for own in blocks]
         lessons = []
-        for k in range(BLOCKS):
-            others = drivers[block != k]
-            pictures = seen[block != k]
-            values = np.linalg.solve(others.T @ others + ridge, others.T @ pictures)
-            variance = ((pictures - others @ values) ** 2).mean(axis=0) + NOISE_GREY**2
+        for own, gram, product in zip(blocks, grams, products, strict=True):
+            values = np.linalg.solve(sum(grams) - gram + ridge, sum(products) - product).astype(np.float32)
+            squared = (seen - drivers.astype(np.float32) @ values) ** 2
+            others = len(frames) - (own.stop - own.start)
+            variance = (squared.sum(axis=0) - squared[own].sum(axis=0)) / others + NOISE_GREY**2
             right, down = self._grid.slopes(values) if slopes else (values[:0], values[:0])
             lessons.append(_Lesson(values, right, down, variance))
         return lessons
@@ -245,22 +252,21 @@ class _Face:
             state.expression + change[:shape],
         )
 
-    def _express(self, i: int, state: _State, seen: np.ndarray, own: np.ndarray, near: np.ndarray, lesson: _Lesson):
-        """One step of some of a frame's coefficients."""
+    def _express(self, i: int, state: _State, seen, visible, own: np.ndarray, lesson: _Lesson) -> _State:
+        """One step of some (`own`) of a frame's coefficients, from the part of the face that shows them."""
         residual = seen - self._drivers(i, state) @ lesson.values
-        facing = np.tile(self._facing(state), 2)[near]
         sigma = np.full(int(own.sum()), EXPRESSION_SIGMA)
         away = (self._expression[i] - state.expression)[own]
         slopes = lesson.values[: len(own)][own]
         expression = state.expression.copy()
-        expression[own] += _step(slopes, residual, lesson.variance, facing, sigma, away)
+        expression[own] += _step(slopes, residual, lesson.variance, visible, sigma, away)
         return replace(state, expression=expression)
 
     def _facing(self, state: _State) -> np.ndarray:
         """How far the grid's points face the camera, 0..1. [M]"""
         camera = self._grid.points @ state.rotation.T + state.translation
         cosine = -np.einsum("mj,mj->m", self._grid.normals @ state.rotation.T, camera)
-        return np.clip((cosine / np.linalg.norm(camera, axis=1) - 0.2) / 0.4, 0, 1)
+        return np.clip((cosine / np.linalg.norm(camera, axis=1) - 0.2) / 0.4, 0, 1).astype(np.float32)
 
     def _moved(self, state: _State, right: np.ndarray, down: np.ndarray) -> np.ndarray:
         """How the picture on the grid changes with small turns about and shifts along the camera's axes. [6, M]
@@ -277,7 +283,7 @@ class _Face:
         depth = np.minimum(np.einsum("mj,mj->m", normals, camera), -0.2 * np.linalg.norm(camera, axis=1))
         along = np.einsum("kmj,mj->km", shifts, normals) / depth
         on_surface = (shifts - along[..., None] * camera) @ state.rotation
-        return -(right * on_surface[..., 0] + down * on_surface[..., 1])
+        return -(right * on_surface[..., 0] + down * on_surface[..., 1]).astype(np.float32)
 
 
 def _posture(poses: Poses) -> Float[np.ndarray, "N 7"]:

@@ -64,7 +64,7 @@ class FaceGrid:
         """Changes of values on the grid per cm to the right and down the face; 0 at its rim."""
         import cv2
 
-        full = np.zeros((len(values), *self.inside.shape))
+        full = np.zeros((len(values), *self.inside.shape), values.dtype)
         full[:, self.inside] = values
         down, right = np.gradient(full, self.spacing, axis=(1, 2))
         inner = cv2.erode(self.inside.astype(np.uint8), np.ones((3, 3)), borderValue=(0.0,)) > 0
