@@ -38,7 +38,8 @@ class CutDetector:
         """Offers the next frame."""
         import cv2
 
-        small = cv2.resize(frame[::2, ::2], (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        half = cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(half, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         self._changes.append(0.0 if self._last is None else float(np.abs(small - self._last).mean()))
         self._last = small
 

@@ -23,7 +23,7 @@ from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, che
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.mesh import SKIN_POINTS
-from avatar.track.parallel import ahead, single_threaded_libraries
+from avatar.track.parallel import ahead, side_by_side, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
@@ -118,28 +118,31 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     landmarks = np.zeros((count, 478, 3), np.float32)
     valid = np.zeros(count, bool)
     coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
-    faces: list[int] = []
+    similar: list[int] = []
     masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
     cuts = CutDetector()
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
     try:
-        with reporter.bar("finding the face", count) as bar, ThreadPoolExecutor(1) as beside:
-            for i in range(count):
-                frame = capture.frames[i]
-                mask = beside.submit(person, frame)
-                if i == 0:
-                    mask.result()  # the networks hide native chatter in their first frame: one after the other
-                found = mesh(frame)
-                faces.append(found.faces)
-                masks.append(mask.result())
-                backdrop.add(i, frame, masks[i])
+        with reporter.bar("finding the face", count) as bar:
+            for i, (faces, mirrored, mask) in enumerate(
+                side_by_side(
+                    count,
+                    lambda i: mesh.seen(capture.frames[i]),
+                    lambda i: mesh.seen_mirrored(capture.frames[i]),
+                    lambda i: person(capture.frames[i]),
+                )
+            ):
+                frame, found = capture.frames[i], mesh.joined(faces, mirrored)
+                similar.append(found.faces)
+                masks.append(mask)
+                backdrop.add(i, frame, mask)
                 cuts.add(frame)
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
                     if i in sampled:
-                        colours.add(frame, masks[i], head_frame(found.landmarks))
+                        colours.add(frame, mask, head_frame(found.landmarks))
                 if landmarker is not None and coefficients is not None:
                     scores = landmarker(frame)
                     valid[i] &= scores is not None
@@ -149,7 +152,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
         for network in (mesh, person, landmarker):
             if network is not None:
                 network.close()
-    _check_faces(np.asarray(capture.times), valid, faces)
+    _check_faces(np.asarray(capture.times), valid, similar)
     return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, cuts.cuts())
 
 
