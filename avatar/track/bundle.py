@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track.linear import solve
+from avatar.track.linear import solve, square
 from avatar.track.parallel import ahead
 from avatar.track.solve import View, pose_slope, small_turn
 
@@ -102,8 +103,9 @@ class Bundle:
             back.append((index, *follow))
         self._hold_to_start(normal, gradient)
         change = solve(normal, gradient)
-        for k, (index, constant, coupling) in enumerate(back):
-            moved = (constant - coupling @ change[index]).reshape(len(constant), -1, 3)
+        for k, (index, half, answer) in enumerate(back):
+            reduced = answer[..., -1] - answer[..., :-1] @ change[index]
+            moved = (half @ reduced[..., None]).reshape(len(half), -1, 3)
             old = self.points[k]
             self.points[k] = replace(old, home=old.home + moved[:, 0], moves=old.moves + moved[:, 1:])
         poses = change[:-1].reshape(-1, 6)
@@ -151,7 +153,8 @@ class Bundle:
 
     def _eliminated(self, k: int):
         """A keyframe's share of the reduced system (its frames' poses, then log focal length), and how its points
-        follow from the solution: constant [M, B] minus coupling [M, B, 6 n + 1] times the solution."""
+        follow from the solution: half [M, B, B] times (the last column of `answer` [M, B, 6 n + 2] minus the others
+        times the solution)."""
         terms, points, first = self._terms(k), self.points[k], self._start[0][k]
         count, size = terms.weight.shape
         weight = terms.weight[..., None, None]
@@ -181,11 +184,13 @@ class Bundle:
         with_pose = with_pose.transpose(1, 2, 0, 3).reshape(size, unknowns, 6 * count)
         coupling = np.concatenate([with_pose, tied[..., :1]], axis=-1)
         own = columns @ rows + pull[..., None] * np.eye(unknowns)
-        answer = np.linalg.solve(own, np.concatenate([coupling, right[..., None]], axis=-1))
-        flat = coupling.reshape(-1, 6 * count + 1)
-        normal -= flat.T @ answer[..., :-1].reshape(flat.shape)
-        gradient -= flat.T @ answer[..., -1].reshape(-1)
-        return normal, gradient, (answer[..., -1], answer[..., :-1])
+        half = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(own)))
+        answer = (half @ torch.from_numpy(np.concatenate([coupling, right[..., None]], axis=-1))).numpy()
+        flat = answer.reshape(-1, 6 * count + 2)
+        both = square(flat.T)
+        normal -= both[:-1, :-1]
+        gradient -= both[:-1, -1]
+        return normal, gradient, (half.mT.numpy(), answer)
 
 
 def influence(squared, scatter):
