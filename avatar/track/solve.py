@@ -294,11 +294,10 @@ def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b
     return slope
 
 
-def small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
-    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
-    return 0.5 * np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+def small_turn(rotation: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:
+    """Rotation vectors of turns of a few degrees, from the antisymmetric part."""
+    off = 0.5 * (rotation - np.swapaxes(rotation, -1, -2))
+    return np.stack([off[..., 2, 1], off[..., 0, 2], off[..., 1, 0]], axis=-1)
 
 
 def _no_basis():
