@@ -46,6 +46,15 @@ def ahead(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
         yield from _in_order(0, count, lambda index: pool.submit(work, index))
 
 
+def batches(count: int, size: int) -> list[slice]:
+    """0 .. count in parts of `size`, the last one smaller.
+
+    Small operations on arrays gain nothing from threads, which wait for the interpreter's lock in turn: what is done
+    per frame in many of them is done for a few frames at once.
+    """
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
 def side_by_side(count: int, *works: Callable[[int], Any]) -> Iterator[tuple[Any, ...]]:
     """(a(0), b(0), ...), (a(1), b(1), ...), ... for works that must see the frames in order: each has a thread of its
     own and runs a few frames ahead of the reader. The first frame is done by all of them in turn, on this thread."""

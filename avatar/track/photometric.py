@@ -35,7 +35,7 @@ from avatar.track.mesh import (
     landmark_noise,
     triangles,
 )  # fmt: skip
-from avatar.track.parallel import ahead
+from avatar.track.parallel import ahead, batches
 from avatar.track.solve import Head, Poses, View, small_turn, varied_frames
 
 POINTS = 3000
@@ -46,6 +46,8 @@ COARSE_REACH, FINE_REACH = 0.25, 0.12
 """Room around the mesh over its size: twice the wide blur of either band."""
 FINE_SIGMA, COARSE_SIGMA = 1.0, 6.0
 """Band of the compared pattern, in those pixels: finer than the first is noise, coarser than the second is light."""
+AT_ONCE = 8
+"""Frames that are looked at together: large enough that threads do not wait for one another, small enough for a cache."""
 BUNDLE_FRAMES = 56
 """Frames of the bundle adjustment."""
 BUNDLE_STEPS = (8, 6)
@@ -91,9 +93,9 @@ class _MovingSurface:
         self._neutral = surface.on(head.neutral)
         self._basis = surface.on(head.basis).reshape(len(head.basis), self._neutral.size)
 
-    def at(self, expression: Float[np.ndarray, " K"]) -> Float32[np.ndarray, "3 M"]:
+    def at(self, expression: Float[np.ndarray, "B K"]) -> Float32[np.ndarray, "B 3 M"]:
         """The points, cm."""
-        return self._neutral + (expression.astype(np.float32) @ self._basis).reshape(self._neutral.shape)
+        return self._neutral + (expression.astype(np.float32) @ self._basis).reshape(-1, *self._neutral.shape)
 
 
 def refine_poses(
@@ -121,15 +123,20 @@ def refine_poses(
             bundle.improve(band)
     textures = [bundle.texture(band) for band in range(len(BUNDLE_STEPS))]
 
-    def aligned(i: int):
-        points = moving.at(poses.expression[i])
-        return _align(read(i), points, surface, textures, view, poses.rotation[i], poses.translation[i])
+    parts = batches(len(poses.rotation), AT_ONCE)
+
+    def aligned(k: int):
+        own = parts[k]
+        frames = [read(i) for i in range(own.start, own.stop)]
+        points = moving.at(poses.expression[own])
+        return _align(frames, points, surface, textures, view, poses.rotation[own], poses.translation[own])
 
     rotation, translation = np.empty_like(poses.rotation), np.empty_like(poses.translation)
     agreement = np.ones((len(rotation), 2))
-    for i, found in enumerate(ahead(len(rotation), aligned)):
-        rotation[i], translation[i], agreement[i] = found
-        advance()
+    for own, found in zip(parts, ahead(len(parts), aligned), strict=True):
+        rotation[own], translation[own], agreement[own] = found
+        for _ in range(own.start, own.stop):
+            advance()
     return Poses(rotation, translation, poses.expression), agreement
 
 
@@ -178,33 +185,26 @@ class _Bundle:
         self._surface, self._view = surface, view
         self._start = Poses(*(getattr(poses, n)[frames] for n in ("rotation", "translation", "expression")))
         self._rotation, self._translation = self._start.rotation.copy(), self._start.translation.copy()
-        self._points = [moving.at(expression) for expression in self._start.expression]
-
-        def bands(k: int):
-            camera = self._points[k].T @ self._start.rotation[k].T + self._start.translation[k]
-            return _bands(read(int(frames[k])), view.project(camera))
-
-        self._bands = list(ahead(len(frames), bands))
+        self._points = moving.at(self._start.expression)
+        self._bands = list(
+            ahead(len(frames), lambda k: _bands(read(int(frames[k])), _pixels(self._points[k], self._start, k, view)))
+        )
 
     def improve(self, band: int) -> None:
         """One Gauss-Newton step on one band."""
         count = len(self._bands)
-        normal, gradient = np.zeros((6 * count, 6 * count)), np.zeros(6 * count)
-        looks = self._look(band)
-        texture, scale = _mean_texture(looks)
-        coupling = np.zeros((6 * count, POINTS), np.float32)
-        pull, weight_sum = np.zeros(POINTS), np.full(POINTS, 1e-9)
-        for k, look in enumerate(looks):
-            own = slice(6 * k, 6 * k + 6)
-            residual = texture - look.value
-            weight = look.weight * _influence(residual, scale)
-            np.multiply(look.jacobian, weight, out=coupling[own])
-            normal[own, own] = coupling[own] @ look.jacobian.T
-            gradient[own] = coupling[own] @ residual
-            pull += weight * residual
-            weight_sum += weight
+        look = self._look(band)
+        texture, scale = _mean_texture(look)
+        residual = texture - look.value
+        weight = look.weight * _influence(residual, scale)
+        weighted = look.jacobian * weight[:, None]
+        blocks = np.zeros((count, 6, count, 6))
+        blocks[np.arange(count), :, np.arange(count)] = weighted @ np.swapaxes(look.jacobian, 1, 2)
+        normal, coupling = blocks.reshape(6 * count, -1), weighted.reshape(6 * count, -1)
+        gradient = (weighted @ residual[..., None]).reshape(-1).astype(np.float64)
+        pull, weight_sum = (weight * residual).sum(axis=0), weight.sum(axis=0) + np.float32(1e-9)
         # the texture follows the poses: marginalise it
-        normal -= square(coupling / np.sqrt(weight_sum).astype(np.float32))
+        normal -= square(coupling / np.sqrt(weight_sum))
         gradient -= coupling @ (pull / weight_sum)
         turned = rotvec_from_matrix(self._start.rotation @ np.swapaxes(self._rotation, 1, 2))
         away = np.concatenate([turned, self._start.translation - self._translation], axis=1).reshape(-1)
@@ -217,48 +217,55 @@ class _Bundle:
         """What each surface point shows [M] and how much that varies [M], grey levels."""
         return _mean_texture(self._look(band))
 
-    def _look(self, band: int) -> list[_Look]:
-        def look(k: int):
-            return _look(
-                self._bands[k][band], self._points[k], self._surface, self._view, self._rotation[k],
-                self._translation[k],
-            )  # fmt: skip
+    def _look(self, band: int) -> _Look:
+        parts = batches(len(self._bands), AT_ONCE)
 
-        return list(ahead(len(self._bands), look))
+        def look(k: int):
+            own = parts[k]
+            bands = [pair[band] for pair in self._bands[own]]
+            return _look(bands, self._points[own], self._surface, self._view, self._rotation[own], self._translation[own])
+
+        looks = list(ahead(len(parts), look))
+        return _Look(*(np.concatenate([getattr(one, n) for one in looks]) for n in ("value", "weight", "jacobian")))
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Surface points in one frame: brightness [M], weight [M], change of brightness with the pose [6, M]."""
+    """Surface points in some frames: brightness, weight, change of brightness with the pose."""
 
-    value: Float32[np.ndarray, " M"]
-    weight: Float32[np.ndarray, " M"]
-    jacobian: Float32[np.ndarray, "6 M"]
+    value: Float32[np.ndarray, "B M"]
+    weight: Float32[np.ndarray, "B M"]
+    jacobian: Float32[np.ndarray, "B 6 M"]
 
 
-def _look(band: _Band, points, surface: Surface, view: View, rotation, translation) -> _Look:
+def _look(bands: list[_Band], points, surface: Surface, view: View, rotation, translation) -> _Look:
     turn = rotation.astype(np.float32)
     rotated = turn @ points
-    camera = rotated + translation.astype(np.float32)[:, None]
-    scale = np.float32(view.focal) / camera[2]
-    value, right, below = band.sample(camera[:2] * scale + np.float32(view.centre))
-    jacobian = np.empty((6, len(value)), np.float32)
-    slope, (x, y, z) = jacobian[3:], rotated
-    np.multiply(right, scale, out=slope[0])
-    np.multiply(below, scale, out=slope[1])
-    np.divide(slope[0] * camera[0] + slope[1] * camera[1], -camera[2], out=slope[2])
-    np.subtract(y * slope[2], z * slope[1], out=jacobian[0])
-    np.subtract(z * slope[0], x * slope[2], out=jacobian[1])
-    np.subtract(x * slope[1], y * slope[0], out=jacobian[2])
-    away, distance = np.einsum("jm,jm->m", turn @ surface.normals, camera), np.einsum("jm,jm->m", camera, camera)
+    camera = rotated + translation.astype(np.float32)[..., None]
+    scale = np.float32(view.focal) / camera[:, 2]
+    pixels = camera[:, :2] * scale[:, None] + np.float32(view.centre)
+    sample = np.stack([band.sample(where) for band, where in zip(bands, pixels, strict=True)])
+    jacobian = np.empty((len(points), 6, points.shape[2]), np.float32)
+    slope, (x, y, z) = jacobian[:, 3:], np.swapaxes(rotated, 0, 1)
+    np.multiply(sample[:, 1:], scale[:, None], out=slope[:, :2])
+    np.divide(slope[:, 0] * camera[:, 0] + slope[:, 1] * camera[:, 1], -camera[:, 2], out=slope[:, 2])
+    np.subtract(y * slope[:, 2], z * slope[:, 1], out=jacobian[:, 0])
+    np.subtract(z * slope[:, 0], x * slope[:, 2], out=jacobian[:, 1])
+    np.subtract(x * slope[:, 1], y * slope[:, 0], out=jacobian[:, 2])
+    away, distance = (np.einsum("bjm,bjm->bm", part, camera) for part in (turn @ surface.normals, camera))
     facing = -away / np.sqrt(distance)
     weight = surface.steadiness * np.clip((facing - np.float32(0.2)) * np.float32(1 / 0.4), 0, 1)
-    return _Look(value, weight, jacobian)
+    return _Look(sample[:, 0], weight, jacobian)
 
 
-def _mean_texture(looks: list[_Look]):
+def _pixels(points, poses: Poses, k: int, view: View):
+    """Where the points [3, M] lie in frame k. [M, 2]"""
+    return view.project(points.T @ poses.rotation[k].T + poses.translation[k])
+
+
+def _mean_texture(look: _Look):
     """Robust mean over the frames of what each surface point shows, and its scatter, both [M]."""
-    values, visible = np.array([look.value for look in looks]), np.array([look.weight for look in looks])
+    values, visible = look.value, look.weight
     middle = np.median(values, axis=0)
     scale = np.hypot(1.4826 * np.median(np.abs(values - middle), axis=0), NOISE_GREY)
     weight = visible / (1 + ((values - middle) / (OUTLIER * scale)) ** 2) ** 2
@@ -319,28 +326,38 @@ def _band(frame, low, high, scale: float) -> _Band:
     return _Band(cv2.merge([band, slope_x, slope_y]), exact, np.array([left, top]) * exact)
 
 
-def _align(frame, points, surface: Surface, textures, view: View, rotation, translation):
-    """Gauss-Newton on the six pose numbers of one frame, coarse to fine, held to where it starts.
+def _align(frames, points, surface: Surface, textures, view: View, rotation, translation):
+    """Gauss-Newton on the six pose numbers of each of B frames, coarse to fine, held to where it starts.
 
-    Returns rotation, translation and the two shares of the surface that show the texture on the coarse band.
+    Returns rotations, translations and the two shares of the surface that show the texture on the coarse band [B, 2].
     """
-    agreement = np.ones(2)
-    start_rotation, start_translation = rotation, translation
-    bands = _bands(frame, view.project(points.T @ rotation.T + translation))
-    hold = np.diag(POSE_SIGMA**-2.0)
-    for band, (texture, scale), steps, least in zip(bands, textures, ALIGN_STEPS, CONVERGED, strict=True):
-        for _ in range(steps):
-            seen = _look(band, points, surface, view, rotation, translation)
+    start = Poses(rotation, translation, np.zeros((len(frames), 0)))
+    bands = [_bands(frame, _pixels(points[k], start, k, view)) for k, frame in enumerate(frames)]
+    rotation, translation, agreement = rotation.copy(), translation.copy(), np.ones((len(frames), 2))
+    hold = POSE_SIGMA**-2.0
+    for band, (texture, scale) in enumerate(textures):
+        moving = np.arange(len(frames))
+        for _ in range(ALIGN_STEPS[band]):
+            turn, place = rotation[moving], translation[moving]
+            seen = _look([bands[k][band] for k in moving], points[moving], surface, view, turn, place)
             residual = texture - seen.value
-            weighted = seen.jacobian * (seen.weight * _influence(residual, scale))
-            away = np.concatenate([small_turn(start_rotation @ rotation.T), start_translation - translation])
-            change = np.linalg.solve(weighted @ seen.jacobian.T + hold, weighted @ residual + hold @ away)
-            rotation = matrix_from_rotvec(change[:3]) @ rotation
-            translation = translation + change[3:]
-            if band is bands[0]:
-                alike = 1 / (1 + (residual / (OUTLIER * scale)) ** 2) ** 2
-                near = surface.around_mouth * (seen.weight > 0)
-                agreement = np.array([alike @ w / max(float(w.sum()), 1e-9) for w in (seen.weight, near)])
-            if np.abs(change / POSE_SIGMA).max() < least:
+            weighted = seen.jacobian * (seen.weight * _influence(residual, scale))[:, None]
+            away = small_turn(start.rotation[moving] @ np.swapaxes(turn, 1, 2)), start.translation[moving] - place
+            normal = weighted @ np.swapaxes(seen.jacobian, 1, 2) + np.diag(hold)
+            gradient = (weighted @ residual[..., None])[..., 0] + hold * np.concatenate(away, axis=1)
+            change = solve(normal, gradient)
+            rotation[moving] = matrix_from_rotvec(change[:, :3]) @ turn
+            translation[moving] = place + change[:, 3:]
+            if band == 0:
+                agreement[moving] = _agreement(seen.weight, residual / (OUTLIER * scale), surface.around_mouth)
+            moving = moving[np.abs(change / POSE_SIGMA).max(axis=1) >= CONVERGED[band]]
+            if not len(moving):
                 break
     return rotation, translation, agreement
+
+
+def _agreement(weight, off, around_mouth) -> Float[np.ndarray, "B 2"]:
+    """Share of the seen surface, and of what is seen of it around the mouth, that looks like the texture."""
+    alike = 1 / (1 + off**2) ** 2
+    shares = [(alike * w).sum(axis=1) / np.maximum(w.sum(axis=1), 1e-9) for w in (weight, around_mouth * (weight > 0))]
+    return np.stack(shares, axis=1).astype(np.float64)

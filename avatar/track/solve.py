@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.linear import normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
-from avatar.track.parallel import ahead
+from avatar.track.parallel import ahead, batches
 from avatar.track.smooth import adaptive, bridge
 
 FOCAL_PRIOR = 2.2
@@ -163,12 +163,14 @@ def solve_frames(
 ) -> tuple[Poses, Float[np.ndarray, "N L 2"]]:
     """Gauss-Newton over pose and expression of each frame on its own; returns them and the residuals in px."""
 
+    chunks = batches(len(pixels), CHUNK)
+
     def solved_chunk(k: int):
-        part = slice(k * CHUNK, (k + 1) * CHUNK)
+        part = chunks[k]
         own = Poses(poses.rotation[part], poses.translation[part], poses.expression[part])
         return _solve_chunk(pixels[part], head, view, own, weight, iterations)
 
-    parts = list(ahead(-(-len(pixels) // CHUNK), solved_chunk))
+    parts = list(ahead(len(chunks), solved_chunk))
     solved = Poses(
         *(np.concatenate([getattr(p, n) for p, _ in parts]) for n in ("rotation", "translation", "expression"))
     )
