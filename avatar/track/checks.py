@@ -15,7 +15,7 @@ like skin (shares of 0.62 to 0.71) but bends the mesh (2.5 to 3.3 times); motion
 where the mesh is bent at all."""
 HIDDEN_FRAMES = 3
 """Fewer such frames in a row are a blur or a blink of light, which the smoothing bears."""
-THUMB_SIDE = 24
+THUMB_SIDE = 32
 """Pictures are compared at this size, px, to find cuts."""
 CUT_GREY = 3.0
 """Least mean change from one frame to the next, grey levels, that can be a cut ..."""

@@ -11,6 +11,7 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,30 @@ class Detection:
 
 
 class MaskStore:
-    """Raw person masks of the clip, compressed in memory (a few kilobytes a frame)."""
+    """Raw person masks of the clip, compressed in memory (a few kilobytes each), one for every `step`-th frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 1) -> None:
+        self._step = step
         self._blobs: list[bytes] = []
-
-    def __len__(self) -> int:
-        return len(self._blobs)
+        self._mask = lru_cache(8)(self._unpacked)
 
     def append(self, mask: UInt8[np.ndarray, "S S"]) -> None:
-        """Adds the next frame's mask."""
+        """Adds the next mask."""
         self._blobs.append(zlib.compress(mask.tobytes(), 1))
 
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S"]:
-        return np.frombuffer(zlib.decompress(self._blobs[index]), dtype=np.uint8).reshape(MASK_SIDE, MASK_SIDE)
+    def __getitem__(self, frame: int) -> UInt8[np.ndarray, "S S"]:
+        """The mask of a frame; between two masks their mean by distance, beyond the last the last."""
+        first, part = divmod(frame, self._step)
+        first, second = (min(k, len(self._blobs) - 1) for k in (first, first + 1))
+        if part == 0 or first == second:
+            return self._mask(first)
+        import cv2
+
+        share = part / self._step
+        return cv2.addWeighted(self._mask(first), 1 - share, self._mask(second), share, 0)
+
+    def _unpacked(self, number: int) -> UInt8[np.ndarray, "S S"]:
+        return np.frombuffer(zlib.decompress(self._blobs[number]), dtype=np.uint8).reshape(MASK_SIDE, MASK_SIDE)
 
 
 class FaceMesh:

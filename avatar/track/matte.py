@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from avatar.track.backdrop import Plate
+from avatar.track.detect import MaskStore
 
 BAND = 0.03
 """Half width of the band around the mask's edge in which hair may lie, over the frame size."""
@@ -60,11 +61,10 @@ def _parts(cv2, mask):
     return sure.view(np.uint8) * np.uint8(255), ((density > 1e-4) & ~sure).view(np.uint8)
 
 
-def steadied(masks, index: int) -> Float32[np.ndarray, "S S"]:
+def steadied(masks: MaskStore, index: int) -> Float32[np.ndarray, "S S"]:
     """The raw mask averaged over the neighbouring frames, 1-2-1: its flicker is noise, its motion is slow."""
-    last = len(masks) - 1
-    before, after = masks[max(index - 1, 0)], masks[min(index + 1, last)]
-    return (before.astype(np.float32) + 2 * masks[index].astype(np.float32) + after.astype(np.float32)) / 4
+    before, here, after = (masks[max(k, 0)] for k in (index - 1, index, index + 1))
+    return (before.astype(np.uint16) + here + here + after) * np.float32(0.25)
 
 
 def _key(cv2, frame, sure, plate: Plate, radius: int, where):

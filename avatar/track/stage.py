@@ -41,6 +41,9 @@ STILL_CUTOFF_HZ = 2.0
 """The same where the head holds still and all that moves is noise."""
 EXPRESSION_CUTOFF_HZ = 3.0
 """Expression that carries the skin while the head is aligned: eyes and lips, the fast parts, take no part in that."""
+MASK_SECONDS = 0.08
+"""A person's outline is looked for this often; half of the frames at 25 per second. What changes by that is less than
+what averaging over three frames does, and their flicker is less."""
 TORSO_CUTOFF_HZ = 5.0
 TORSO_SCALE_CUTOFF_HZ = 1.5
 """Leaning is slow; the scale of the torso is its least certain number."""
@@ -119,11 +122,13 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     valid = np.zeros(count, bool)
     coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
     similar: list[int] = []
-    masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
+    step = max(1, round(capture.fps * MASK_SECONDS))
+    masked = -(-count // step)
+    masks, backdrop, colours = MaskStore(step), BackdropBuilder(masked, size), ColourStatistics()
     cuts = CutDetector()
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
-    sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
+    sampled = set(np.linspace(0, masked - 1, min(masked, 60)).round().astype(int).tolist())
     try:
         with reporter.bar("finding the face", count) as bar:
             for i, (faces, mirrored, mask) in enumerate(
@@ -131,17 +136,18 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
                     count,
                     lambda i: mesh.seen(capture.frames[i]),
                     lambda i: mesh.seen_mirrored(capture.frames[i]),
-                    lambda i: person(capture.frames[i]),
+                    lambda i: None if i % step else person(capture.frames[i]),
                 )
             ):
                 frame, found = capture.frames[i], mesh.joined(faces, mirrored)
                 similar.append(found.faces)
-                masks.append(mask)
-                backdrop.add(i, frame, mask)
                 cuts.add(frame)
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
-                    if i in sampled:
+                if mask is not None:
+                    masks.append(mask)
+                    backdrop.add(i // step, frame, mask)
+                    if found.landmarks is not None and i // step in sampled:
                         colours.add(frame, mask, head_frame(found.landmarks))
                 if landmarker is not None and coefficients is not None:
                     scores = landmarker(frame)
