@@ -20,8 +20,9 @@ ROUNDS = 2
 """Flow, fit and warp at most this often per frame ..."""
 SETTLED = 0.5
 """... and no more once no point was moved by more than this, in those pixels."""
-MARGIN, LEAST_ROWS = 20, 60
-"""Rows above and below the torso that are matched along with it, and rows that are matched at least, in those pixels."""
+MARGIN, LEAST_ROWS = 60, 160
+"""Rows above and below the torso that are matched along with it, and rows that are matched at least, in those pixels:
+bare shoulders need what is around them."""
 MOST_POINTS = 2500
 """Torso pixels that take part in the fit."""
 FIT_ITERATIONS = 6
