@@ -97,6 +97,15 @@ def working_scale(pixels: Float[np.ndarray, "N 478 2"]) -> float:
     return min(MOST_SCALE, FACE_SIDE / float(np.median(np.ptp(pixels[..., 1], axis=1))))
 
 
+def resampling(scale: float) -> int:
+    """OpenCV's way of resizing by `scale`: averages where pixels would be skipped (five times as slow)."""
+    import cv2
+
+    if scale > 1:
+        return cv2.INTER_CUBIC
+    return cv2.INTER_AREA if scale < 0.6 else cv2.INTER_LINEAR
+
+
 def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478 2"], scale: float) -> Picture:
     """Local pattern of a frame around its head, which has these landmarks (px of the frame)."""
     import cv2
@@ -109,7 +118,7 @@ def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478
     grey = cv2.cvtColor(frame[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
     if scale != 1:
         shape = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-        grey = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        grey = cv2.resize(grey, shape, interpolation=resampling(scale))
     fine = cv2.GaussianBlur(grey.astype(np.float32), (3, 3), 0.7)
     band = fine - cv2.blur(fine, (BAND, BAND))
     contrast = cv2.sqrt(cv2.blur(band * band, (CONTRAST_SIDE, CONTRAST_SIDE))) + 4

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
+from avatar.track.keyframes import resampling
 from avatar.track.linear import solve, square
 from avatar.track.mesh import (
     FACE_OVAL,
@@ -316,7 +317,7 @@ def _band(frame, low, high, scale: float) -> _Band:
     right, bottom = np.clip(np.ceil(high), 8, size).astype(int)
     grey = cv2.cvtColor(frame[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
     shape = (max(8, round(grey.shape[1] * scale)), max(8, round(grey.shape[0] * scale)))
-    small = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    small = cv2.resize(grey, shape, interpolation=resampling(scale)) if scale < 1 else grey
     exact = np.array(small.shape[::-1]) / np.array(grey.shape[::-1])
     fine = cv2.GaussianBlur(small.astype(np.float32), (0, 0), FINE_SIGMA)
     wide = 2 * round(COARSE_SIGMA) + 1
