@@ -199,7 +199,8 @@ def follow(key: Keyframe, shown: Picture, rotation, translation, view: View):
     nodes = (nodes * scale - (shown.corner + 0.5)).astype(np.float32)
     height, width = key.picture.pattern.shape
     where = cv2.resize(nodes, None, fx=GRID, fy=GRID, interpolation=cv2.INTER_LINEAR)[:height, :width]
-    carried = cv2.remap(shown.pattern, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    both = np.empty(0, np.float32)  # `where` holds both coordinates
+    carried = cv2.remap(shown.pattern, where, both, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     start = (key.pixels * scale - key.picture.corner - 0.5).astype(np.float32)
     options = {"winSize": (WINDOW, WINDOW), "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     there, found, differs = cv2.calcOpticalFlowPyrLK(

@@ -93,7 +93,9 @@ def _colour_beside(cv2, frame, sure, radius: int, down, across):
     inside = (inside == 255).view(np.uint8)
     box = (radius | 1, radius | 1)
     total = cv2.blur(inside.astype(np.float32), box)
-    colour = cv2.blur(cv2.copyTo(small, inside).astype(np.float32), box) / np.maximum(total, np.float32(1e-4))[..., None]
+    colour = (
+        cv2.blur(cv2.copyTo(small, inside).astype(np.float32), box) / np.maximum(total, np.float32(1e-4))[..., None]
+    )
     index = down * few // size * few + across * few // size
     return colour.reshape(-1, 3).take(index, axis=0), total.ravel().take(index) > 0.004
 

@@ -48,7 +48,7 @@ COARSE_REACH, FINE_REACH = 0.25, 0.12
 FINE_SIGMA, COARSE_SIGMA = 1.0, 6.0
 """Band of the compared pattern, in those pixels: finer than the first is noise, coarser than the second is light."""
 AT_ONCE = 8
-"""Frames that are looked at together: large enough that threads do not wait for one another, small enough for a cache."""
+"""Frames that are looked at together: enough that threads need not wait for one another, few enough for a cache."""
 BUNDLE_FRAMES = 56
 """Frames of the bundle adjustment."""
 BUNDLE_STEPS = (8, 6)
@@ -224,7 +224,9 @@ class _Bundle:
         def look(k: int):
             own = parts[k]
             bands = [pair[band] for pair in self._bands[own]]
-            return _look(bands, self._points[own], self._surface, self._view, self._rotation[own], self._translation[own])
+            return _look(
+                bands, self._points[own], self._surface, self._view, self._rotation[own], self._translation[own]
+            )
 
         looks = list(ahead(len(parts), look))
         return _Look(*(np.concatenate([getattr(one, n) for one in looks]) for n in ("value", "weight", "jacobian")))

@@ -91,7 +91,10 @@ def test_locate_finds_a_pose_among_many_wrong_points_and_stays_without_any():
     home = np.repeat(made_head(rng)[0][None], 3, axis=0)
     pixels = seen(home, rotation, translation)
     pixels[:, ::4] += 15
-    start = matrix_from_rotvec(np.array([[0.02, -0.015, 0.01]] * 3)) @ rotation, translation + np.array([0.2, -0.1, 0.5])
+    start = (
+        matrix_from_rotvec(np.array([[0.02, -0.015, 0.01]] * 3)) @ rotation,
+        translation + np.array([0.2, -0.1, 0.5]),
+    )
     sigma, scatter = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5]), np.full(home.shape[1], 0.3)
     given = np.ones(home.shape[:2], bool)
     given[2] = False
