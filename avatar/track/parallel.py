@@ -10,7 +10,7 @@ cost more time than they save (a 6 x 6 solve took 1 ms instead of 10 us on two c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -55,7 +55,7 @@ def batches(count: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def side_by_side(count: int, *works: Callable[[int], Any]) -> Iterator[tuple[Any, ...]]:
+def side_by_side(count: int, *works: Callable[[int], Any]) -> Generator[tuple[Any, ...], None, None]:
     """(a(0), b(0), ...), (a(1), b(1), ...), ... for works that must see the frames in order: each has a thread of its
     own and runs a few frames ahead of the reader. The first frame is done by all of them in turn, on this thread."""
     if count:

@@ -8,6 +8,7 @@ Only landmarks and compressed masks stay in memory.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,16 +130,16 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, masked - 1, min(masked, 60)).round().astype(int).tolist())
+    reading = side_by_side(
+        count,
+        lambda i: mesh.seen(capture.frames[i]),
+        lambda i: mesh.seen_mirrored(capture.frames[i]),
+        lambda i: None if i % step else person(capture.frames[i]),
+        lambda i: landmarker(capture.frames[i]) if landmarker else None,
+    )
     try:
-        with reporter.bar("finding the face", count) as bar:
-            for i, (faces, mirrored, mask) in enumerate(
-                side_by_side(
-                    count,
-                    lambda i: mesh.seen(capture.frames[i]),
-                    lambda i: mesh.seen_mirrored(capture.frames[i]),
-                    lambda i: None if i % step else person(capture.frames[i]),
-                )
-            ):
+        with reporter.bar("finding the face", count) as bar, closing(reading):
+            for i, (faces, mirrored, mask, scores) in enumerate(reading):
                 frame, found = capture.frames[i], mesh.joined(faces, mirrored)
                 similar.append(found.faces)
                 cuts.add(frame)
@@ -149,8 +150,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
                     backdrop.add(i // step, frame, mask)
                     if found.landmarks is not None and i // step in sampled:
                         colours.add(frame, mask, head_frame(found.landmarks))
-                if landmarker is not None and coefficients is not None:
-                    scores = landmarker(frame)
+                if coefficients is not None:
                     valid[i] &= scores is not None
                     coefficients[i] = 0 if scores is None else scores
                 bar.advance()
