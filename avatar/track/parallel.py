@@ -13,8 +13,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from avatar.types import FrameReader
 
 Result = TypeVar("Result")
 
@@ -65,6 +70,11 @@ def side_by_side(count: int, *works: Callable[[int], Any]) -> Generator[tuple[An
             _in_order(1, count, partial(stack.enter_context(ThreadPoolExecutor(1)).submit, work)) for work in works
         ]
         yield from zip(*streams, strict=True)
+
+
+def lately_read(frames: FrameReader) -> Callable[[int], UInt8[np.ndarray, "H W 3"]]:
+    """Reads frames for several threads that work at about the same place: the last few are kept. Nobody may write."""
+    return lru_cache(4 * WORKERS)(lambda index: frames[index])
 
 
 def _in_order(first: int, end: int, begin: Callable[[int], Future[Result]]) -> Iterator[Result]:

@@ -24,7 +24,7 @@ from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, che
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.mesh import SKIN_POINTS
-from avatar.track.parallel import ahead, side_by_side, single_threaded_libraries
+from avatar.track.parallel import ahead, lately_read, side_by_side, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
@@ -130,17 +130,18 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
     sampled = set(np.linspace(0, masked - 1, min(masked, 60)).round().astype(int).tolist())
+    frames = lately_read(capture.frames)
     reading = side_by_side(
         count,
-        lambda i: mesh.seen(capture.frames[i]),
-        lambda i: mesh.seen_mirrored(capture.frames[i]),
-        lambda i: None if i % step else person(capture.frames[i]),
-        lambda i: landmarker(capture.frames[i]) if landmarker else None,
+        lambda i: mesh.seen(frames(i)),
+        lambda i: mesh.seen_mirrored(frames(i)),
+        lambda i: None if i % step else person(frames(i)),
+        lambda i: landmarker(frames(i)) if landmarker else None,
     )
     try:
         with reporter.bar("finding the face", count) as bar, closing(reading):
             for i, (faces, mirrored, mask, scores) in enumerate(reading):
-                frame, found = capture.frames[i], mesh.joined(faces, mirrored)
+                frame, found = frames(i), mesh.joined(faces, mirrored)
                 similar.append(found.faces)
                 cuts.add(frame)
                 if found.landmarks is not None:
@@ -246,15 +247,15 @@ def _regions_and_torso(
         matte = refine_matte(frame, steadied(first.masks, i), plate)
         return label_frame(frame, matte, head_frame(landmarks[i]), first.colours), matte
 
-    frame = capture.frames[reference]
-    labels, _ = regions_of(reference, frame)
-    tracker = TorsoTracker(frame, labels == 1)
+    frames = lately_read(capture.frames)
+    labels, _ = regions_of(reference, frames(reference))
+    tracker = TorsoTracker(frames(reference), labels == 1)
     writer = RegionWriter(size)
     motion, agreement = np.zeros((count, 4)), np.zeros(count)
     with reporter.bar("regions and torso", count) as bar:
-        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, capture.frames[i])))):
+        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, frames(i))))):
             writer.add(packed)
-            motion[i], agreement[i] = tracker(capture.frames[i])
+            motion[i], agreement[i] = tracker(frames(i))
             bar.advance()
     times = np.asarray(capture.times, dtype=np.float64)
     trust = np.clip(agreement, 0.05, 1)
