@@ -35,7 +35,7 @@ PATTERN_CONTRAST = 40.0
 """Grey levels of one standard deviation of the pattern."""
 BAND, CONTRAST_SIDE = 19, 25
 """Sides of the squares whose mean brightness is taken out and whose contrast is levelled, px."""
-GRID = 5
+GRID = 4
 """Spacing of the relief's samples, px."""
 REACH = 20
 """Patches reach this far around their points, px: half a WINDOW on the coarsest level."""
