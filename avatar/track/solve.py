@@ -27,7 +27,7 @@ FOCAL_PRIOR_SIGMA = 0.35
 FOCAL_GRID = (1.1, 1.5, 2.0, 2.7, 3.6, 5.0)
 """Focal lengths over frame size that are tried before refining around the best."""
 CHUNK = 16
-"""Frames whose Jacobians are in memory at once."""
+"""Frames whose Jacobians are in memory at once: as many as a core's cache holds."""
 LANDMARK_SIGMA = 0.0022
 """Standard error of the steadiest landmarks over the frame size (1.1 px at 512), measured on real clips."""
 OUTLIER_SIGMAS = 4.0
