@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track.linear import solve
+from avatar.track.linear import normal_equations, solve, square
 from avatar.track.parallel import ahead
 from avatar.track.solve import View, pose_slope, small_turn
 
@@ -28,7 +29,7 @@ FOCAL_FACTS = 30.0
 OUTLIER = 2.5
 """Standard deviations beyond which an observation loses its influence."""
 CONVERGED = 0.003
-"""A frame's pose is found when no number changes by more than this part of its trust."""
+"""Poses are found when no number changes by more than this part of its trust."""
 LEAST_SCATTER = 0.15
 """No point is known better than this, px."""
 SCATTER_FRAMES = 8.0
@@ -102,8 +103,9 @@ class Bundle:
             back.append((index, *follow))
         self._hold_to_start(normal, gradient)
         change = solve(normal, gradient)
-        for k, (index, constant, coupling) in enumerate(back):
-            moved = (constant - coupling @ change[index]).reshape(len(constant), -1, 3)
+        for k, (index, half, answer) in enumerate(back):
+            reduced = answer[..., -1] - answer[..., :-1] @ change[index]
+            moved = (half @ reduced[..., None]).reshape(len(half), -1, 3)
             old = self.points[k]
             self.points[k] = replace(old, home=old.home + moved[:, 0], moves=old.moves + moved[:, 1:])
         poses = change[:-1].reshape(-1, 6)
@@ -151,7 +153,8 @@ class Bundle:
 
     def _eliminated(self, k: int):
         """A keyframe's share of the reduced system (its frames' poses, then log focal length), and how its points
-        follow from the solution: constant [M, B] minus coupling [M, B, 6 n + 1] times the solution."""
+        follow from the solution: half [M, B, B] times (the last column of `answer` [M, B, 6 n + 2] minus the others
+        times the solution)."""
         terms, points, first = self._terms(k), self.points[k], self._start[0][k]
         count, size = terms.weight.shape
         weight = terms.weight[..., None, None]
@@ -181,11 +184,13 @@ class Bundle:
         with_pose = with_pose.transpose(1, 2, 0, 3).reshape(size, unknowns, 6 * count)
         coupling = np.concatenate([with_pose, tied[..., :1]], axis=-1)
         own = columns @ rows + pull[..., None] * np.eye(unknowns)
-        answer = np.linalg.solve(own, np.concatenate([coupling, right[..., None]], axis=-1))
-        flat = coupling.reshape(-1, 6 * count + 1)
-        normal -= flat.T @ answer[..., :-1].reshape(flat.shape)
-        gradient -= flat.T @ answer[..., -1].reshape(-1)
-        return normal, gradient, (answer[..., -1], answer[..., :-1])
+        half = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(own)))
+        answer = (half @ torch.from_numpy(np.concatenate([coupling, right[..., None]], axis=-1))).numpy()
+        flat = answer.reshape(-1, 6 * count + 2)
+        both = square(flat.T)
+        normal -= both[:-1, :-1]
+        gradient -= both[:-1, -1]
+        return normal, gradient, (half.mT.numpy(), answer)
 
 
 def influence(squared, scatter):
@@ -194,29 +199,31 @@ def influence(squared, scatter):
 
 
 def locate(
-    points: Float[np.ndarray, "M 3"],
-    pixels: Float[np.ndarray, "M 2"],
+    points: Float[np.ndarray, "N M 3"],
+    pixels: Float[np.ndarray, "N M 2"],
+    seen: Bool[np.ndarray, "N M"],
     scatter: Float[np.ndarray, " M"],
-    rotation: Float[np.ndarray, "3 3"],
-    translation: Float[np.ndarray, " 3"],
+    rotation: Float[np.ndarray, "N 3 3"],
+    translation: Float[np.ndarray, "N 3"],
     view: View,
     pose_sigma: Float[np.ndarray, " 6"],
     steps: int = 6,
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
-    """Pose under which points of known place appear where they were seen, robustly, held to the pose given."""
+) -> tuple[Float[np.ndarray, "N 3 3"], Float[np.ndarray, "N 3"]]:
+    """Poses under which points of known place appear where they were seen, robustly, held to the poses given."""
     start_rotation, start_translation, hold = rotation, translation, pose_sigma**-2.0
-    for _ in range(steps):
-        rotated = points @ rotation.T
-        camera = rotated + translation
+    count = len(points)
+    for _ in range(steps if count else 0):
+        rotated = points @ np.swapaxes(rotation, 1, 2)
+        camera = rotated + translation[:, None]
         residual = pixels - view.project(camera)
-        weight = influence((residual**2).sum(-1) / 2, scatter) / scatter**2
-        by_pose = pose_slope(rotated, camera, view.focal).reshape(-1, 6)
-        weighted = by_pose * np.repeat(weight, 2)[:, None]
-        away = np.concatenate([small_turn(start_rotation @ rotation.T), start_translation - translation])
-        normal = weighted.T @ by_pose + np.diag(hold)
-        change = np.linalg.solve(normal, weighted.T @ residual.reshape(-1) + hold * away)
-        rotation = matrix_from_rotvec(change[:3]) @ rotation
-        translation = translation + change[3:]
+        weight = influence((residual**2).sum(-1) / 2, scatter) * seen / scatter**2
+        by_pose = pose_slope(rotated, camera, view.focal).reshape(count, -1, 6)
+        turned = small_turn(start_rotation @ np.swapaxes(rotation, 1, 2))
+        away = np.concatenate([turned, start_translation - translation], axis=1)
+        normal, gradient = normal_equations(by_pose, np.repeat(weight, 2, axis=1), residual.reshape(count, -1))
+        change = solve(normal + np.diag(hold), gradient + hold * away)
+        rotation = matrix_from_rotvec(change[:, :3]) @ rotation
+        translation = translation + change[:, 3:]
         if np.abs(change / pose_sigma).max() < CONVERGED:
             break
     return rotation, translation

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -26,6 +27,8 @@ MASK_SIDE = 256
 """The segmentation model's own resolution, px; finer edges come from `matte`."""
 SAME_FACE = 0.08
 """Mean distance, over the face's size, up to which two meshes are of one face and equally credible."""
+LOOK_ROUND = 15
+"""Frames between looks for a second face."""
 SIMILAR_SIZE = 0.6
 """A second face at least this large against the first counts as a second person."""
 
@@ -41,49 +44,83 @@ class Detection:
 
 
 class MaskStore:
-    """Raw person masks of the clip, compressed in memory (a few kilobytes a frame)."""
+    """Raw person masks of the clip, compressed in memory (a few kilobytes each), one for every `step`-th frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 1) -> None:
+        self._step = step
         self._blobs: list[bytes] = []
-
-    def __len__(self) -> int:
-        return len(self._blobs)
+        self._mask = lru_cache(8)(self._unpacked)
 
     def append(self, mask: UInt8[np.ndarray, "S S"]) -> None:
-        """Adds the next frame's mask."""
+        """Adds the next mask."""
         self._blobs.append(zlib.compress(mask.tobytes(), 1))
 
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S"]:
-        return np.frombuffer(zlib.decompress(self._blobs[index]), dtype=np.uint8).reshape(MASK_SIDE, MASK_SIDE)
+    def __getitem__(self, frame: int) -> UInt8[np.ndarray, "S S"]:
+        """The mask of a frame; between two masks their mean by distance, beyond the last the last."""
+        first, part = divmod(frame, self._step)
+        first, second = (min(k, len(self._blobs) - 1) for k in (first, first + 1))
+        if part == 0 or first == second:
+            return self._mask(first)
+        import cv2
+
+        share = part / self._step
+        return cv2.addWeighted(self._mask(first), 1 - share, self._mask(second), share, 0)
+
+    def _unpacked(self, number: int) -> UInt8[np.ndarray, "S S"]:
+        return np.frombuffer(zlib.decompress(self._blobs[number]), dtype=np.uint8).reshape(MASK_SIDE, MASK_SIDE)
 
 
 class FaceMesh:
     """Face mesh of consecutive frames: the mean of what the network sees in the frame and in its mirror image.
 
     The two have nearly independent errors: against the coefficients of the Face Landmarker on unseen people the mean
-    correlates 0.02-0.05 better than either.
+    correlates 0.02-0.05 better than either. Each must see the frames in order; `seen` and `seen_mirrored` may run on
+    threads of their own, and `joined` in a third.
     """
 
     def __init__(self) -> None:
         solutions = _solutions()
         with quiet_native_stderr():
-            self._mesh, self._mirror = (
+            self._mesh, self._pair, self._mirror = (
                 solutions.face_mesh.FaceMesh(static_image_mode=False, refine_landmarks=True, max_num_faces=faces)
-                for faces in (2, 1)
+                for faces in (1, 2, 1)
             )
-        self._beside = ThreadPoolExecutor(1)
+        self._begun: set[Any] = set()
+        self._until_look = 0
         self._last: np.ndarray | None = None
-        self._first = True
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Detection:
         """Mesh of the face that continues the previous frame's (the largest in the first)."""
-        mirrored = self._beside.submit(self._find, self._mirror, np.ascontiguousarray(frame[:, ::-1]))
-        if self._first:
-            mirrored.result()  # native chatter is hidden in the first frame: one after the other
+        return self.joined(self.seen(frame), self.seen_mirrored(frame))
+
+    def seen(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Float32[np.ndarray, "478 3"]]:
+        """Up to two faces of the next frame.
+
+        A second one costs half as much again: it is looked for now and then, and as long as there is not just one.
+        """
         faces = self._find(self._mesh, frame)
-        others = mirrored.result()
+        self._until_look -= 1
+        if self._until_look < 0 or len(faces) != 1:
+            both = self._find(self._pair, frame)
+            self._until_look = LOOK_ROUND if len(both) == 1 else 0
+            faces = both if len(both) > 1 else faces or both
+        return faces
+
+    def seen_mirrored(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Float32[np.ndarray, "478 3"]]:
+        """The face of the next frame as the mirror image shows it, mirrored back."""
+        import cv2
+
+        faces = [face[mirror_points()] for face in self._find(self._mirror, cv2.flip(frame, 1))]
+        for face in faces:
+            face[:, 0] = frame.shape[1] - face[:, 0]
+        return faces
+
+    def joined(
+        self, faces: list[Float32[np.ndarray, "478 3"]], mirrored: list[Float32[np.ndarray, "478 3"]]
+    ) -> Detection:
+        """What the two say together of the next frame: of `seen` the face that continues the previous frame's."""
         if not faces:
-            self._last, self._first = None, False
+            self._last = None
             return Detection(None, 0)
         sizes = [_face_size(f) for f in faces]
         chosen = faces[int(np.argmax(sizes))]
@@ -91,28 +128,25 @@ class FaceMesh:
             previous = self._last[:, :2].mean(0)
             chosen = min(faces, key=lambda f: float(np.linalg.norm(f[:, :2].mean(0) - previous)))
         self._last = chosen
-        for other in others:
-            other = other[mirror_points()]
-            other[:, 0] = frame.shape[1] - other[:, 0]
+        for other in mirrored:
             if float(np.abs(other - chosen)[:, :2].mean()) < SAME_FACE * _face_size(chosen):
                 chosen = (chosen + other) / 2
-        self._first = False
         return Detection(chosen, _distinct(faces, max(sizes)))
 
     def _find(self, mesh, frame) -> list[np.ndarray]:
         height, width = frame.shape[:2]
-        with quiet_native_stderr(self._first):
+        with quiet_native_stderr(mesh not in self._begun):
             found = mesh.process(frame).multi_face_landmarks or []
+        self._begun.add(mesh)
         scale = np.array([width, height, width], dtype=np.float32)
         faces = [np.array([(p.x, p.y, p.z) for p in face.landmark], dtype=np.float32) * scale for face in found]
         return [f for f in faces if len(f) == LANDMARKS and _plausible(f, width)]
 
     def close(self) -> None:
         """Releases the networks."""
-        self._beside.shutdown()
         with quiet_native_stderr():
-            self._mesh.close()
-            self._mirror.close()
+            for network in (self._mesh, self._pair, self._mirror):
+                network.close()
 
 
 class PersonMask:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from avatar.track.mesh import (
     LEFT_BROW,
@@ -37,9 +37,11 @@ BAND, CONTRAST_SIDE = 19, 25
 """Sides of the squares whose mean brightness is taken out and whose contrast is levelled, px."""
 GRID = 4
 """Spacing of the relief's samples, px."""
+REACH = 20
+"""Patches reach this far around their points, px: half a WINDOW on the coarsest level."""
 WINDOW = 13
 """Side of a patch, px."""
-LEVELS = 2
+LEVELS = 1
 """Pyramid levels above the finest: displacements up to a dozen px are found."""
 THERE_AND_BACK = 0.5
 """A point must come back to within this where it started, px."""
@@ -76,7 +78,8 @@ class Keyframe:
 
     `pixels` are the points in the frame, px; `home` the same in head space, cm, as
     the relief has it; `landmark` the mesh point next to each and `on_mesh` whether the mesh covers it; `contrast` each
-    patch's mean distance from its mean, grey levels; `relief` the head-space point at every GRID-th pixel.
+    patch's mean distance from its mean, grey levels; `relief` the head-space point in the middle of every square of
+    GRID px of `picture`, which is cut out around the points.
     """
 
     rotation: Float[np.ndarray, "3 3"]
@@ -86,12 +89,21 @@ class Keyframe:
     landmark: np.ndarray
     picture: Picture
     contrast: Float[np.ndarray, " M"]
-    relief: Float[np.ndarray, "gh gw 3"]
+    relief: Float32[np.ndarray, "gh gw 3"]
 
 
 def working_scale(pixels: Float[np.ndarray, "N 478 2"]) -> float:
     """Scale of the compared pictures for faces of these landmarks, px."""
     return min(MOST_SCALE, FACE_SIDE / float(np.median(np.ptp(pixels[..., 1], axis=1))))
+
+
+def resampling(scale: float) -> int:
+    """OpenCV's way of resizing by `scale`: averages where pixels would be skipped (five times as slow)."""
+    import cv2
+
+    if scale > 1:
+        return cv2.INTER_CUBIC
+    return cv2.INTER_AREA if scale < 0.6 else cv2.INTER_LINEAR
 
 
 def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478 2"], scale: float) -> Picture:
@@ -103,14 +115,15 @@ def picture(frame: UInt8[np.ndarray, "H W 3"], landmarks: Float[np.ndarray, "478
     side = float((high - low).max())
     left, top = np.clip(np.floor(low - side * np.array([BESIDE, ABOVE])), 0, size - 16).astype(int)
     right, bottom = np.clip(np.ceil(high + side * np.array([BESIDE, BELOW])), (left + 16, top + 16), size).astype(int)
-    grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(frame[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
     if scale != 1:
         shape = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-        grey = cv2.resize(grey, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        grey = cv2.resize(grey, shape, interpolation=resampling(scale))
     fine = cv2.GaussianBlur(grey.astype(np.float32), (3, 3), 0.7)
     band = fine - cv2.blur(fine, (BAND, BAND))
     contrast = cv2.sqrt(cv2.blur(band * band, (CONTRAST_SIDE, CONTRAST_SIDE))) + 4
-    pattern = np.clip(128 + PATTERN_CONTRAST * cv2.divide(band, contrast), 0, 255).astype(np.uint8)
+    level = cv2.divide(band, contrast)
+    pattern = cv2.addWeighted(level, PATTERN_CONTRAST, level, 0, 127.5, dtype=cv2.CV_8U)
     return Picture(pattern, scale, np.array([left, top]) * scale)
 
 
@@ -143,19 +156,28 @@ def keyframe(
     found = _corners(shown.pattern, area)
     if len(found) < LEAST_POINTS:
         return None
-    x, y = (found / GRID).astype(np.float32).T[:, None]
+    x, y = ((found + 0.5) / GRID - 0.5).astype(np.float32).T[:, None]
     at = lambda layer: cv2.remap(layer, x, y, cv2.INTER_LINEAR)[0]  # noqa: E731
     home = np.stack([at(np.ascontiguousarray(relief[..., k], dtype=np.float32)) for k in range(3)], axis=-1)
+    own, relief = _cut_out(shown, relief, found)
     return Keyframe(
         rotation,
         (found + 0.5 + shown.corner) / scale,
         home.astype(np.float64),
         at(on_mesh.astype(np.float32)) > 0.5,
         np.linalg.norm((found + 0.5)[:, None] - marks[None, :SKIN_POINTS], axis=-1).argmin(axis=1),
-        shown,
+        own,
         _patch_contrast(shown.pattern, found),
-        relief,
+        relief.astype(np.float32),
     )
+
+
+def _cut_out(shown: Picture, relief, points) -> tuple[Picture, np.ndarray]:
+    """The part of a picture and of its relief that the patches of these points (x, y) reach into."""
+    low = np.maximum(np.floor((points.min(axis=0) - REACH) / GRID), 0).astype(int)
+    high = np.minimum(np.ceil((points.max(axis=0) + REACH) / GRID), relief.shape[1::-1]).astype(int)
+    nodes, pixels = (np.s_[low[1] * n : high[1] * n, low[0] * n : high[0] * n] for n in (1, GRID))
+    return Picture(np.ascontiguousarray(shown.pattern[pixels]), shown.scale, shown.corner + GRID * low), relief[nodes]
 
 
 def follow(key: Keyframe, shown: Picture, rotation, translation, view: View):
@@ -173,12 +195,12 @@ def follow(key: Keyframe, shown: Picture, rotation, translation, view: View):
     import cv2
 
     scale = key.picture.scale
-    nodes = projected(key.relief, rotation, translation, view)
-    nodes = (nodes * scale - shown.corner - 0.5).astype(np.float32)
+    nodes = projected(key.relief, rotation.astype(np.float32), translation.astype(np.float32), view)
+    nodes = (nodes * scale - (shown.corner + 0.5)).astype(np.float32)
     height, width = key.picture.pattern.shape
-    across, down = np.meshgrid(*(np.arange(n, dtype=np.float32) / GRID for n in (width, height)))
-    where = cv2.remap(nodes, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    carried = cv2.remap(shown.pattern, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    where = cv2.resize(nodes, None, fx=GRID, fy=GRID, interpolation=cv2.INTER_LINEAR)[:height, :width]
+    both = np.empty(0, np.float32)  # `where` holds both coordinates
+    carried = cv2.remap(shown.pattern, where, both, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     start = (key.pixels * scale - key.picture.corner - 0.5).astype(np.float32)
     options = {"winSize": (WINDOW, WINDOW), "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     there, found, differs = cv2.calcOpticalFlowPyrLK(
@@ -204,7 +226,7 @@ def _relief(shown: Picture, points, landmarks, rotation, translation, view: View
     from scipy.interpolate import LinearNDInterpolator
 
     height, width = shown.pattern.shape
-    nodes = np.stack(np.meshgrid(*(np.arange(n // GRID + 2) * GRID + 0.5 for n in (width, height))), axis=-1)
+    nodes = np.stack(np.meshgrid(*((np.arange(-(-n // GRID)) + 0.5) * GRID for n in (width, height))), axis=-1)
     pixels = (nodes + shown.corner) / shown.scale
     ray = np.concatenate([(pixels - view.centre) / view.focal, np.ones_like(pixels[..., :1])], axis=-1) @ rotation
     eye = -translation @ rotation

@@ -29,3 +29,11 @@ def normal_equations(
     normal = weighted.transpose(1, 2) @ slope
     gradient = (torch.from_numpy(residual)[:, None] @ weighted)[:, 0]
     return normal.numpy(), gradient.numpy()
+
+
+def square(matrix: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n n"]:
+    """matrix @ matrix^T in double precision, half of it computed and mirrored."""
+    from scipy.linalg.blas import dsyrk
+
+    half = dsyrk(1.0, matrix) if matrix.flags.f_contiguous else dsyrk(1.0, matrix.T, trans=1)
+    return half + np.triu(half, 1).T

@@ -28,6 +28,10 @@ PLACE_SOFTNESS_CM = 2.0
 """Distance from that line over which place alone makes the odds e : 1."""
 LINE_STEP_CM = 0.2
 """Resolution of those lines across; 256 steps reach further than any of them."""
+SURE = 3.0
+"""Largest log odds that place or colour gives; certainty."""
+CRUMB = 0.02
+"""A piece of a region smaller than this part of its largest piece is a crumb."""
 COLOUR_BINS = 16
 """Bins per axis of the colour statistics."""
 OPEN_CM = 0.12
@@ -88,7 +92,7 @@ class ColourStatistics:
             shares = [gaussian_filter(c / max(c.sum(), 1.0), 0.8, mode="nearest") for c in cube]
             anything = 1 / COLOUR_BINS**3
             odds = np.log((0.95 * shares[0] + 0.05 * anything) / (0.5 * shares[1] + 0.5 * anything))
-            self._odds = odds.clip(-3, 3).reshape(-1).astype(np.float32)
+            self._odds = odds.clip(-SURE, SURE).reshape(-1).astype(np.float32)
         return self._odds
 
 
@@ -99,46 +103,49 @@ def label_frame(
     import cv2
 
     size = frame.shape[0]
-    across, below = _head_coordinates(head, size, 1.0)
-    face = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(face, [_fixed(head.landmarks[list(FACE_OVAL)])], (1,), shift=4)
-    sure = (below < _line(HEAD_LINE_CM, across)) | (face > 0)
-    unsure = (below < _line(TORSO_LINE_CM, across)) & ~sure
-    is_head = sure
-    rows = np.flatnonzero(unsure.any(axis=1))
-    if len(rows):
-        part = np.s_[rows[0] : rows[-1] + 1]
-        line = _line(NECK_LINE_CM, across[part])
-        place = ((line - below[part]) / PLACE_SOFTNESS_CM).clip(-3, 3)
-        odds = colours.odds()[_bins(frame[part])]
-        width = max(3, round(0.012 * size)) | 1
-        odds = cv2.blur(odds, (width, width), borderType=cv2.BORDER_REPLICATE) + place
-        is_head[part] |= unsure[part] & (odds > 0)
     person = matte > 127
-    labels = np.where(person, np.uint8(REGION_TORSO), np.uint8(REGION_BACKGROUND))
-    labels[is_head & person] = REGION_HEAD
-    _drop_islands(cv2, labels)
-    mouth = inner_mouth(head.landmarks, head.px_per_cm, size)
-    labels[(mouth > 0) & person] = REGION_MOUTH
+    leaning = cv2.resize(_leaning(cv2, frame, person, head, colours), (size, size), interpolation=cv2.INTER_LINEAR)
+    labels = np.where(leaning > 0, np.uint8(REGION_HEAD), np.uint8(REGION_TORSO))
+    labels[~person] = REGION_BACKGROUND
+    mouth = np.flatnonzero(inner_mouth(head.landmarks, head.px_per_cm, size).view(np.bool_))
+    labels.ravel()[mouth[person.ravel()[mouth]]] = REGION_MOUTH
     return labels
 
 
-def _drop_islands(cv2, labels: UInt8[np.ndarray, "H W"]) -> None:
-    """Pieces of head that do not hang together with the largest one become torso, and the other way round.
+def _leaning(cv2, frame, person, head: HeadFrame, colours: ColourStatistics) -> Float32[np.ndarray, "h w"]:
+    """Log odds of head against torso, where both are of the person, -SURE..SURE; at half the frame's size."""
+    side = max(8, frame.shape[0] // 2)
+    step = frame.shape[0] / side
+    across, below = _head_coordinates(head, side, step)
+    sure = below < _line(HEAD_LINE_CM, across)
+    unsure = (below < _line(TORSO_LINE_CM, across)) & ~sure
+    leaning = np.where(sure, np.float32(SURE), np.float32(-SURE))
+    rows = np.flatnonzero(unsure.any(axis=1))
+    if len(rows):
+        part = np.s_[rows[0] : rows[-1] + 1]
+        place = ((_line(NECK_LINE_CM, across[part]) - below[part]) / PLACE_SOFTNESS_CM).clip(-SURE, SURE)
+        small = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)[part]
+        width = max(3, round(0.012 * side)) | 1
+        odds = cv2.blur(colours.odds().take(_bins(small)), (width, width), borderType=cv2.BORDER_REPLICATE)
+        np.copyto(leaning[part], (odds + place).clip(-SURE, SURE), where=unsure[part])
+    cv2.fillPoly(leaning, [_fixed(head.landmarks[list(FACE_OVAL)] / step)], (SURE,), shift=4)
+    _turn_crumbs(cv2, leaning, cv2.resize(person.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST))
+    return leaning
 
-    Pieces are told apart at half the size: a quarter of the work, and the same but for single pixels.
+
+def _turn_crumbs(cv2, leaning: Float32[np.ndarray, "h w"], person: UInt8[np.ndarray, "h w"]) -> None:
+    """Crumbs of head that do not hang together with larger pieces become torso, then the other way round.
+
+    Shoulders are often cut into two large pieces by the neck or a tie: only crumbs change sides.
     """
-    for region, other in ((REGION_HEAD, REGION_TORSO), (REGION_TORSO, REGION_HEAD)):
-        small = np.ascontiguousarray(labels[::2, ::2])
-        count, parts, facts, _ = cv2.connectedComponentsWithStats((small == region).view(np.uint8), connectivity=4)
-        if count <= 2:
-            continue
+    for side in (1, -1):
+        region = person & (leaning * np.float32(side) > 0)
+        _, parts, facts, _ = cv2.connectedComponentsWithStats(region, connectivity=4)
         areas = facts[1:, cv2.CC_STAT_AREA]
-        # shoulders are often cut into two large pieces by the neck or a tie: only crumbs change sides
-        crumb = np.concatenate([[False], areas < 0.02 * areas.max()])
-        if crumb.any():
-            wide = np.repeat(np.repeat(crumb[parts], 2, axis=0), 2, axis=1)[: labels.shape[0], : labels.shape[1]]
-            labels[wide & (labels == region)] = other
+        for k in np.flatnonzero(areas < CRUMB * areas.max(initial=0)) + 1:
+            left, top, width, height = facts[k, :4]
+            box = np.s_[top : top + height, left : left + width]
+            np.negative(leaning[box], out=leaning[box], where=parts[box] == k)
 
 
 def _head_coordinates(head: HeadFrame, side: int, step: float):

@@ -7,7 +7,10 @@ before, and the poses stay as they came.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,11 +22,15 @@ from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
 from avatar.track.solve import Head, Poses, View, head_points, varied_frames
 
+Seen: TypeAlias = dict[int, tuple[np.ndarray, np.ndarray]]
+"""Where a frame shows the points of some keyframes, by their number, nearest in pose first: as `follow` gives it."""
 KEYFRAMES = 12
 BUNDLE_FRAMES = 96
 """Frames of the joint solve: half evenly spread, half of poses as different as possible."""
 NEIGHBOURS = 3
 """Keyframes that each of them is compared with: what ties the keyframes to each other."""
+AT_ONCE = 64
+"""Frames whose poses are solved at once."""
 MODES = 4
 """Modes of expression that points may move with."""
 BUNDLE_POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
@@ -57,18 +64,26 @@ def align_head(
         advance: called once per frame.
     """
     count = len(poses.rotation)
-    modes, basis = _modes(head, poses.expression)
     keys = _keyframes(read, person, head, view, poses)
     if not keys:
         for _ in range(count):
             advance()
         return poses, view
+
+    def compared(i: int, neighbours: int) -> Seen:
+        rotation, translation = poses.rotation[i], poses.translation[i]
+        points = head_points(head, poses.expression[i : i + 1])[0]
+        shown = picture(read(i), projected(points, rotation, translation, view), keys[0].picture.scale)
+        near = _nearest(keys, rotation)[:neighbours]
+        return {int(k): follow(keys[k], shown, rotation, translation, view) for k in near}
+
     frames = _bundle_frames(poses, min(count, BUNDLE_FRAMES))
-    sightings = _sightings(read, keys, frames, head, view, poses)
-    keys = [key for key, seen in zip(keys, sightings, strict=True) if len(seen.frames)]
+    seen = dict(enumerate(ahead(len(frames), lambda n: compared(int(frames[n]), NEIGHBOURS))))
+    known = {int(i): seen[n] for n, i in enumerate(frames)}
+    modes, basis = _modes(head, poses.expression)
     bundle = Bundle(
         [_prior_points(key, basis) for key in keys],
-        [seen for seen in sightings if len(seen.frames)],
+        [_sightings(seen, k, key) for k, key in enumerate(keys)],
         modes[frames],
         poses.rotation[frames],
         poses.translation[frames],
@@ -77,26 +92,29 @@ def align_head(
     )
     for _ in range(STEPS):
         bundle.improve()
-    longer = bundle.view.focal / view.focal
+    start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
+    following = ahead(count, lambda i: known[i] if i in known else compared(i, 1))
+    found = _located(following, keys, bundle, modes, start, advance)
+    return (found, bundle.view) if _shake(found.rotation) < _shake(poses.rotation) else (poses, view)
 
-    def aligned(i: int):
-        k = _nearest(keys, poses.rotation[i])[0]
-        rotation, translation = poses.rotation[i], poses.translation[i]
-        shown = _picture(read, head, view, poses, i, keys[k].picture.scale)
-        pixels, found = follow(keys[k], shown, rotation, translation, view)
-        translation = translation * [1, 1, longer]
-        if found.sum() < LEAST_POINTS:  # too few to say anything
-            return rotation, translation
-        places = bundle.points[k].at(modes[i : i + 1])[0]
-        scatter = bundle.points[k].scatter
-        return locate(places[found], pixels[found], scatter[found], rotation, translation, bundle.view, POSE_SIGMA)
 
-    rotation, translation = np.empty((count, 3, 3)), np.empty((count, 3))
-    for i, found in enumerate(ahead(count, aligned)):
-        rotation[i], translation[i] = found
-        advance()
-    steadier = _shake(rotation) < _shake(poses.rotation)
-    return (Poses(rotation, translation, poses.expression), bundle.view) if steadier else (poses, view)
+def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:
+    """The pose of every frame from where it shows the points of the keyframe nearest to it."""
+    rotation, translation = start.rotation.copy(), start.translation.copy()
+    for first in range(0, len(rotation), AT_ONCE):
+        part = {}
+        for n, near in enumerate(islice(following, AT_ONCE)):
+            part[first + n] = {k: near[k] for k in list(near)[:1]}
+            advance()
+        for k, key in enumerate(keys):
+            sight = _sightings(part, k, key)
+            own, points = sight.frames, bundle.points[k]
+            enough = sight.seen.sum(axis=1, keepdims=True) >= LEAST_POINTS  # fewer say nothing
+            rotation[own], translation[own] = locate(
+                points.at(modes[own]), sight.pixels, sight.seen & enough, points.scatter, rotation[own],
+                translation[own], bundle.view, POSE_SIGMA,
+            )  # fmt: skip
+    return replace(start, rotation=rotation, translation=translation)
 
 
 def _shake(rotation: Float[np.ndarray, "N 3 3"]) -> float:
@@ -121,10 +139,7 @@ def _keyframes(read, person, head: Head, view: View, poses: Poses) -> list[Keyfr
     shapes = head_points(head, poses.expression[chosen])
     posed = list(zip(shapes, poses.rotation[chosen], poses.translation[chosen], strict=True))
     scale = working_scale(np.array([projected(points, r, t, view) for points, r, t in posed]))
-    keys = [
-        keyframe(read(int(i)), person(int(i)), points, rotation, translation, view, scale)
-        for i, (points, rotation, translation) in zip(chosen, posed, strict=True)
-    ]
+    keys = ahead(len(chosen), lambda n: keyframe(read(int(chosen[n])), person(int(chosen[n])), *posed[n], view, scale))
     return [key for key in keys if key is not None]
 
 
@@ -145,29 +160,13 @@ def _bundle_frames(poses: Poses, count: int):
     return np.unique(np.concatenate([spread, turned]))
 
 
-def _sightings(read, keys: list[Keyframe], frames, head: Head, view: View, poses: Poses) -> list[Sightings]:
-    """Each bundle frame compared with the keyframes nearest in pose."""
-    near = [_nearest(keys, poses.rotation[i])[:NEIGHBOURS] for i in frames]
-
-    def compared(n: int):
-        i = int(frames[n])
-        shown = _picture(read, head, view, poses, i, keys[0].picture.scale)
-        return {int(k): follow(keys[k], shown, poses.rotation[i], poses.translation[i], view) for k in near[n]}
-
-    seen = list(ahead(len(frames), compared))
-    out = []
-    for k, key in enumerate(keys):
-        with_key = [n for n, found in enumerate(seen) if k in found]
-        size = len(key.pixels)
-        pixels = np.array([seen[n][k][0] for n in with_key]).reshape(len(with_key), size, 2)
-        found = np.array([seen[n][k][1] for n in with_key], dtype=bool).reshape(len(with_key), size)
-        out.append(Sightings(np.array(with_key, dtype=np.int64), pixels.astype(np.float64), found))
-    return out
-
-
-def _picture(read, head: Head, view: View, poses: Poses, i: int, scale: float):
-    points = head_points(head, poses.expression[i : i + 1])[0]
-    return picture(read(i), projected(points, poses.rotation[i], poses.translation[i], view), scale)
+def _sightings(seen: dict[int, Seen], k: int, key: Keyframe) -> Sightings:
+    """Where a keyframe's points were seen in those of the frames that were compared with it."""
+    frames = [n for n, found in seen.items() if k in found]
+    size = len(key.pixels)
+    pixels = np.array([seen[n][k][0] for n in frames], dtype=np.float64).reshape(len(frames), size, 2)
+    found = np.array([seen[n][k][1] for n in frames], dtype=bool).reshape(len(frames), size)
+    return Sightings(np.array(frames, dtype=np.int64), pixels, found)
 
 
 def _nearest(keys: list[Keyframe], rotation):

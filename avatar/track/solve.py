@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.linear import normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
+from avatar.track.parallel import ahead, batches
 from avatar.track.smooth import adaptive, bridge
 
 FOCAL_PRIOR = 2.2
@@ -25,8 +26,8 @@ FOCAL_PRIOR_SIGMA = 0.35
 """Spread of log focal length around the prior: a factor of 1.4 either way."""
 FOCAL_GRID = (1.1, 1.5, 2.0, 2.7, 3.6, 5.0)
 """Focal lengths over frame size that are tried before refining around the best."""
-CHUNK = 64
-"""Frames whose Jacobians are in memory at once."""
+CHUNK = 16
+"""Frames whose Jacobians are in memory at once: as many as a core's cache holds."""
 LANDMARK_SIGMA = 0.0022
 """Standard error of the steadiest landmarks over the frame size (1.1 px at 512), measured on real clips."""
 OUTLIER_SIGMAS = 4.0
@@ -113,7 +114,7 @@ def solve_clip(
         head = replace(head, neutral=solve_neutral(pixels[many], head, view, picked, weight))
         head, fix_r, fix_t = _fix_gauge(head)
         poses = _regauge(poses, fix_r, fix_t)
-    poses, residual = solve_frames(pixels, head, view, poses, weight, 5)
+    poses, residual = solve_frames(pixels, head, view, poses, weight, 4)
     return Solution(view, head, poses, residual)
 
 
@@ -161,17 +162,15 @@ def solve_frames(
     iterations: int,
 ) -> tuple[Poses, Float[np.ndarray, "N L 2"]]:
     """Gauss-Newton over pose and expression of each frame on its own; returns them and the residuals in px."""
-    parts = [
-        _solve_chunk(
-            pixels[i : i + CHUNK],
-            head,
-            view,
-            Poses(poses.rotation[i : i + CHUNK], poses.translation[i : i + CHUNK], poses.expression[i : i + CHUNK]),
-            weight,
-            iterations,
-        )
-        for i in range(0, len(pixels), CHUNK)
-    ]
+
+    chunks = batches(len(pixels), CHUNK)
+
+    def solved_chunk(k: int):
+        part = chunks[k]
+        own = Poses(poses.rotation[part], poses.translation[part], poses.expression[part])
+        return _solve_chunk(pixels[part], head, view, own, weight, iterations)
+
+    parts = list(ahead(len(chunks), solved_chunk))
     solved = Poses(
         *(np.concatenate([getattr(p, n) for p, _ in parts]) for n in ("rotation", "translation", "expression"))
     )
@@ -187,7 +186,7 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
     sigma = LANDMARK_SIGMA * view.centre * 2
     rotation, translation, expression = poses.rotation, poses.translation, poses.expression
     count, modes = len(pixels), expression.shape[1]
-    residual = np.zeros_like(pixels)
+    residual, basis = np.zeros_like(pixels), head.basis.transpose(2, 1, 0).astype(np.float32)
     for step in range(iterations + 1):
         rotated = head_points(head, expression) @ np.swapaxes(rotation, 1, 2)
         camera = rotated + translation[:, None]
@@ -195,13 +194,18 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
         if step == iterations:
             break
         influence = _influence(residual, weight, sigma)
-        jacobian = np.empty((count, pixels.shape[1], 2, 6 + modes))
+        jacobian = np.empty((count, pixels.shape[1], 2, 6 + modes), np.float32)  # slopes need no more digits
         jacobian[..., :6] = pose_slope(rotated, camera, view.focal)
         if modes:
-            moved = np.einsum("klj,nij->nlik", head.basis, rotation, optimize=True)
-            jacobian[..., 6:] = jacobian[..., 3:6] @ moved
-        flat = jacobian.reshape(count, -1, 6 + modes)
-        normal, gradient = normal_equations(flat, np.repeat(influence, 2, axis=1), residual.reshape(count, -1))
+            _expression_slope(basis, rotation, camera, view.focal, out=jacobian[..., 6:])
+        normal, gradient = (
+            part.astype(np.float64)
+            for part in normal_equations(
+                jacobian.reshape(count, -1, 6 + modes),
+                np.repeat(influence, 2, axis=1).astype(np.float32),
+                residual.reshape(count, -1).astype(np.float32),
+            )
+        )
         if modes:
             pull = 1 / head.basis_sigma**2
             index = np.arange(6, 6 + modes)
@@ -213,6 +217,17 @@ def _solve_chunk(pixels, head: Head, view: View, poses: Poses, weight, iteration
         translation = translation + change[:, 3:6]
         expression = expression + change[:, 6:]
     return Poses(rotation, translation, expression), residual
+
+
+def _expression_slope(basis, rotation, camera, focal: float, out) -> None:
+    """d pixel / d expression of landmarks [n, L, 2, K], given the basis [3, L, K]."""
+    moved = (rotation.astype(np.float32).reshape(-1, 3) @ basis.reshape(3, -1)).reshape(-1, *basis.shape)
+    near = focal / camera[..., 2:]
+    aside = (near * camera[..., :2] / camera[..., 2:]).astype(np.float32)
+    near = near.astype(np.float32)
+    for row in range(2):
+        np.multiply(near, moved[:, row], out=out[:, :, row])
+        out[:, :, row] -= aside[..., row, None] * moved[:, 2]
 
 
 def solve_neutral(
@@ -229,9 +244,12 @@ def solve_neutral(
     residual = pixels - view.project(camera)
     influence = _influence(residual, weight, sigma)
     jacobian = pose_slope(rotated, camera, view.focal)[..., 3:] @ poses.rotation[:, None]
-    effective = min(1.0, 20 / len(pixels))
-    normal = effective * np.einsum("nl,nlai,nlaj->lij", influence, jacobian, jacobian, optimize=True)
-    gradient = effective * np.einsum("nl,nlai,nla->li", influence, jacobian, residual, optimize=True)
+    effective, points = min(1.0, 20 / len(pixels)), pixels.shape[1]
+    normal, gradient = normal_equations(
+        jacobian.swapaxes(0, 1).reshape(points, -1, 3),
+        effective * np.repeat(influence.T, 2, axis=1),
+        residual.swapaxes(0, 1).reshape(points, -1),
+    )
     target = _similarity(mean_head(), head.neutral, weight)
     pull = 1 / SHAPE_SIGMA**2
     normal += pull * np.eye(3)
@@ -278,11 +296,10 @@ def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b
     return slope
 
 
-def small_turn(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
-    """Rotation vector of a turn of a few degrees, from the antisymmetric part."""
-    return 0.5 * np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+def small_turn(rotation: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:
+    """Rotation vectors of turns of a few degrees, from the antisymmetric part."""
+    off = 0.5 * (rotation - np.swapaxes(rotation, -1, -2))
+    return np.stack([off[..., 2, 1], off[..., 0, 2], off[..., 1, 0]], axis=-1)
 
 
 def _no_basis():
@@ -303,11 +320,8 @@ def _expressive(head: Head, prior: Float[np.ndarray, "52 478 3"], weight: Float[
 
 def _search_focal(landmarks, size: int, weight):
     """Focal length and rigid personal head that fit varied frames best, with a weak prior on the focal length."""
-    best = None
     tried = list(FOCAL_GRID)
-    costs = []
-    for ratio in tried:
-        costs.append(_focal_cost(landmarks, size, ratio, weight))
+    costs = list(ahead(len(tried), lambda k: _focal_cost(landmarks, size, tried[k], weight)))
     order = int(np.argmin([c for c, _ in costs]))
     if 0 < order < len(tried) - 1:
         x = np.log(tried[order - 1 : order + 2])
@@ -316,8 +330,7 @@ def _search_focal(landmarks, size: int, weight):
         ratio = float(np.exp(np.clip(-b / (2 * a), x[0], x[2]))) if a > 0 else tried[order]
     else:
         ratio = tried[order]
-    best = _focal_cost(landmarks, size, ratio, weight)
-    return View(ratio * size, size / 2), best[1]
+    return View(ratio * size, size / 2), _focal_cost(landmarks, size, ratio, weight)[1]
 
 
 def _focal_cost(landmarks, size: int, ratio: float, weight) -> tuple[float, Float[np.ndarray, "478 3"]]:

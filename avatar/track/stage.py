@@ -9,6 +9,7 @@ Only landmarks, compressed masks and some hundred small faces stay in memory.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, che
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.mesh import SKIN_POINTS
-from avatar.track.parallel import ahead, single_threaded_libraries
+from avatar.track.parallel import ahead, lately_read, side_by_side, single_threaded_libraries
 from avatar.track.photometric import refine_poses
 from avatar.track.prior import landmark_prior
 from avatar.track.regions import ColourStatistics, RegionWriter, StoredRegions, head_frame, label_frame
@@ -43,6 +44,9 @@ STILL_CUTOFF_HZ = 2.0
 """The same where the head holds still and all that moves is noise."""
 EXPRESSION_CUTOFF_HZ = 3.0
 """Expression that carries the skin while the head is aligned: eyes and lips, the fast parts, take no part in that."""
+MASK_SECONDS = 0.08
+"""A person's outline is looked for this often; half of the frames at 25 per second. What changes by that is less than
+what averaging over three frames does, and their flicker is less."""
 TORSO_CUTOFF_HZ = 5.0
 TORSO_SCALE_CUTOFF_HZ = 1.5
 """Leaning is slow; the scale of the torso is its least certain number."""
@@ -123,30 +127,36 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     landmarks = np.zeros((count, 478, 3), np.float32)
     valid = np.zeros(count, bool)
     coefficients = np.zeros((count, 52), np.float32) if face_landmarker else None
-    faces: list[int] = []
-    masks, backdrop, colours = MaskStore(), BackdropBuilder(count, size), ColourStatistics()
+    similar: list[int] = []
+    step = max(1, round(capture.fps * MASK_SECONDS))
+    masked = -(-count // step)
+    masks, backdrop, colours = MaskStore(step), BackdropBuilder(masked, size), ColourStatistics()
     cuts = CutDetector()
     mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
-    sampled = set(np.linspace(0, count - 1, min(count, 60)).round().astype(int).tolist())
+    sampled = set(np.linspace(0, masked - 1, min(masked, 60)).round().astype(int).tolist())
+    frames = lately_read(capture.frames)
+    reading = side_by_side(
+        count,
+        lambda i: mesh.seen(frames(i)),
+        lambda i: mesh.seen_mirrored(frames(i)),
+        lambda i: None if i % step else person(frames(i)),
+        lambda i: landmarker(frames(i)) if landmarker else None,
+    )
     try:
-        with reporter.bar("finding the face", count) as bar, ThreadPoolExecutor(1) as beside:
-            for i in range(count):
-                frame = capture.frames[i]
-                mask = beside.submit(person, frame)
-                if i == 0:
-                    mask.result()  # the networks hide native chatter in their first frame: one after the other
-                found = mesh(frame)
-                faces.append(found.faces)
-                masks.append(mask.result())
-                backdrop.add(i, frame, masks[i])
+        with reporter.bar("finding the face", count) as bar, closing(reading):
+            for i, (faces, mirrored, mask, scores) in enumerate(reading):
+                frame, found = frames(i), mesh.joined(faces, mirrored)
+                similar.append(found.faces)
                 cuts.add(frame)
                 if found.landmarks is not None:
                     landmarks[i], valid[i] = found.landmarks, True
-                    if i in sampled:
-                        colours.add(frame, masks[i], head_frame(found.landmarks))
-                if landmarker is not None and coefficients is not None:
-                    scores = landmarker(frame)
+                if mask is not None:
+                    masks.append(mask)
+                    backdrop.add(i // step, frame, mask)
+                    if found.landmarks is not None and i // step in sampled:
+                        colours.add(frame, mask, head_frame(found.landmarks))
+                if coefficients is not None:
                     valid[i] &= scores is not None
                     coefficients[i] = 0 if scores is None else scores
                 bar.advance()
@@ -154,7 +164,7 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
         for network in (mesh, person, landmarker):
             if network is not None:
                 network.close()
-    _check_faces(np.asarray(capture.times), valid, faces)
+    _check_faces(np.asarray(capture.times), valid, similar)
     return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, cuts.cuts())
 
 
@@ -257,15 +267,15 @@ def _regions_and_torso(
         matte = refine_matte(frame, steadied(first.masks, i), plate)
         return label_frame(frame, matte, head_frame(landmarks[i]), first.colours), matte
 
-    frame = capture.frames[reference]
-    labels, _ = regions_of(reference, frame)
-    tracker = TorsoTracker(frame, labels == 1)
+    frames = lately_read(capture.frames)
+    labels, _ = regions_of(reference, frames(reference))
+    tracker = TorsoTracker(frames(reference), labels == 1)
     writer = RegionWriter(size)
     motion, agreement = np.zeros((count, 4)), np.zeros(count)
     with reporter.bar("regions and torso", count) as bar:
-        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, capture.frames[i])))):
+        for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, frames(i))))):
             writer.add(packed)
-            motion[i], agreement[i] = tracker(capture.frames[i])
+            motion[i], agreement[i] = tracker(frames(i))
             bar.advance()
     times = np.asarray(capture.times, dtype=np.float64)
     trust = np.clip(agreement, 0.05, 1)

@@ -17,7 +17,12 @@ from avatar.types import Camera
 FLOW_SIDE = 256
 """Frames are matched at this size, px: the fit averages thousands of pixels, so finer frames add nothing."""
 ROUNDS = 2
-"""Flow, fit and warp this often per frame."""
+"""Flow, fit and warp at most this often per frame ..."""
+SETTLED = 0.5
+"""... and no more once no point was moved by more than this, in those pixels."""
+MARGIN, LEAST_ROWS = 60, 160
+"""Rows above and below the torso that are matched along with it, and rows that are matched at least, in those pixels:
+bare shoulders need what is around them."""
 MOST_POINTS = 2500
 """Torso pixels that take part in the fit."""
 FIT_ITERATIONS = 6
@@ -35,7 +40,7 @@ class TorsoTracker:
 
         self._cv2 = cv2
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._reference = self._grey(frame)
+        reference = self._grey(frame)
         region = cv2.resize(torso.astype(np.uint8), (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA)
         region = cv2.erode(region, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE) > 0
         grid = (np.arange(FLOW_SIDE) + 0.5) / FLOW_SIDE
@@ -46,32 +51,35 @@ class TorsoTracker:
             ys, xs = ys[few], xs[few]
         self.centre = np.array([grid[xs].mean(), grid[ys].mean()]) if self.usable else np.array([0.5, 0.9])
         self._points = np.stack([grid[xs], grid[ys]], axis=1) - self.centre
-        self._index = (ys, xs)
-        self._texture = self._structure()[ys, xs]
+        self._top = int(np.clip(ys.min(initial=FLOW_SIDE) - MARGIN, 0, FLOW_SIDE - LEAST_ROWS))
+        bottom = max(int(ys.max(initial=0)) + MARGIN, self._top + LEAST_ROWS)
+        self._reference = np.ascontiguousarray(reference[self._top : bottom])
+        self._index = (ys - self._top, xs)
+        self._texture = _structure(cv2, self._reference)[self._index]
         self._motion = np.zeros(4)
 
-    def __call__(self, frame: UInt8[np.ndarray, "H W 3"], start: Float[np.ndarray, " 4"] | None = None):
+    def __call__(self, frame: UInt8[np.ndarray, "H W 3"]):
         """Motion of the torso in `frame` [4] and the share of pixels that agree with it (0..1)."""
         if not self.usable:
             return np.zeros(4), 0.0
-        cv2 = self._cv2
-        grey = self._grey(frame)
-        motion = self._motion if start is None else start
-        agreement = 0.0
+        grey, motion, agreement = self._grey(frame), self._motion, 0.0
         for _ in range(ROUNDS):
-            warped = cv2.warpAffine(
-                grey, self._pixel_matrix(motion), (FLOW_SIDE, FLOW_SIDE),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-            )  # fmt: skip
-            flow = self._flow.calc(self._reference, warped, None)[self._index] / FLOW_SIDE
-            landed = apply_motion(motion, self._points + flow)
-            motion, agreement = _fit(self._points, landed, self._texture)
+            flow = self._flow.calc(self._reference, self._warped(grey, motion), None)[self._index] / FLOW_SIDE
+            before = apply_motion(motion, self._points)
+            motion, agreement = _fit(self._points, apply_motion(motion, self._points + flow), self._texture)
+            if np.abs(apply_motion(motion, self._points) - before).max() * FLOW_SIDE < SETTLED:
+                break
         self._motion = motion
         return motion, agreement
 
-    def restart(self) -> None:
-        """Forgets the previous frame (before running backwards from the reference, say)."""
-        self._motion = np.zeros(4)
+    def _warped(self, grey, motion):
+        """The reference's rows of a frame, a motion undone."""
+        matrix = self._pixel_matrix(motion)
+        matrix[:, 2] += matrix[:, 1] * self._top
+        flags = self._cv2.INTER_LINEAR | self._cv2.WARP_INVERSE_MAP
+        return self._cv2.warpAffine(
+            grey, matrix, self._reference.shape[::-1], flags=flags, borderMode=self._cv2.BORDER_REPLICATE
+        )
 
     def _grey(self, frame):
         cv2 = self._cv2
@@ -86,11 +94,11 @@ class TorsoTracker:
         shift = centre + np.array([dx, dy]) * FLOW_SIDE - linear @ centre
         return np.concatenate([linear, shift[:, None]], axis=1)
 
-    def _structure(self):
-        """Smaller eigenvalue of the structure tensor: how well flow is determined. [H, W]"""
-        cv2 = self._cv2
-        value = cv2.cornerMinEigenVal(self._reference, 7, ksize=3)
-        return value / (value + np.percentile(value, 80) + 1e-12) + 0.02
+
+def _structure(cv2, reference):
+    """Smaller eigenvalue of the structure tensor: how well flow is determined. [H, W]"""
+    value = cv2.cornerMinEigenVal(reference, 7, ksize=3)
+    return value / (value + np.percentile(value, 80) + 1e-12) + 0.02
 
 
 def apply_motion(motion: Float[np.ndarray, " 4"], points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from avatar.track.parallel import WORKERS, ahead, single_threaded_libraries
+from avatar.track.parallel import WORKERS, ahead, batches, side_by_side, single_threaded_libraries
 
 
 def test_results_come_in_order_and_only_a_few_are_begun_early():
@@ -33,6 +33,39 @@ def test_an_error_of_one_frame_reaches_the_reader_at_its_place():
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="frame 5"):
         next(results)
+
+
+def test_works_side_by_side_see_every_frame_in_order_on_one_thread_each():
+    seen: dict[str, list[int]] = {"slow": [], "quick": []}
+    threads: dict[str, set[int]] = {"slow": set(), "quick": set()}
+
+    def work(name: str, seconds: float):
+        def one(index: int) -> tuple[str, int]:
+            time.sleep(seconds)
+            seen[name].append(index)
+            if index:  # the first is done by the reader
+                threads[name].add(threading.get_ident())
+            return name, index
+
+        return one
+
+    for i, both in enumerate(side_by_side(20, work("slow", 0.002), work("quick", 0))):
+        assert both == (("slow", i), ("quick", i))
+        assert len(seen["quick"]) <= i + 2 * WORKERS + 2  # no further ahead than that
+    assert seen["slow"] == seen["quick"] == list(range(20))
+    assert len(threads["slow"]) == len(threads["quick"]) == 1
+    assert list(side_by_side(0, work("slow", 0))) == []
+
+
+def test_an_error_in_one_of_the_works_reaches_the_reader():
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(9, lambda i: i, lambda i: 1 // (4 - i)))
+
+
+def test_batches_cover_all_once():
+    parts = batches(10, 4)
+    assert [list(range(10))[part] for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert batches(0, 4) == []
 
 
 def test_threads_of_the_libraries_are_given_back():

@@ -5,6 +5,7 @@ import pytest
 
 from avatar.conventions import REGION_BACKGROUND, REGION_HEAD, REGION_MOUTH, REGION_TORSO
 from avatar.geometry import matrix_from_euler, matrix_from_rotvec, project, rotvec_from_matrix
+from avatar.track import parallel
 from avatar.track.backdrop import BackdropBuilder, Plate, fill
 from avatar.track.exchange import FACING
 from avatar.track.matte import refine_matte
@@ -46,7 +47,7 @@ def drawn_head(rotation, translation, focal: float) -> np.ndarray:
     return np.repeat(picture[..., None], 3, axis=2)
 
 
-def test_poses_snap_to_the_persons_own_texture():
+def test_poses_snap_to_the_persons_own_texture(monkeypatch):
     count, focal = 10, 500.0
     time = np.linspace(0, 2 * np.pi, count, endpoint=False)
     rotation = FACING @ matrix_from_euler(np.stack([0.2 * np.sin(time), 0.1 * np.cos(time), 0 * time], axis=1))
@@ -60,6 +61,9 @@ def test_poses_snap_to_the_persons_own_texture():
     )
     head = Head(mean_head(), np.zeros((0, 478, 3)), np.zeros(0), np.ones(0))
     found, agreement = refine_poses(frames.__getitem__, head, View(focal, SIZE / 2), rough)
+    monkeypatch.setattr(parallel, "WORKERS", 1)
+    alone, _ = refine_poses(frames.__getitem__, head, View(focal, SIZE / 2), rough)
+    np.testing.assert_array_equal(found.rotation, alone.rotation)  # whatever the number of threads
 
     def error(poses: Poses) -> float:
         """Spread of the rotation error in degrees; a constant one only turns the texture on the head."""
@@ -113,6 +117,18 @@ def test_backdrop_is_seen_around_a_moving_person_and_filled_behind():
     assert plate.seen[:15].all() and not plate.seen[40, 31]
     assert error[plate.seen].max() <= 2
     assert error.max() < 30
+
+
+def test_backdrop_is_the_median_of_what_was_uncovered():
+    rng = np.random.default_rng(0)
+    count, size = 9, 32
+    frames = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    builder = BackdropBuilder(count, size)
+    for i, frame in enumerate(frames):
+        builder.add(i, frame, np.full((size, size), 255 if i in (2, 5) else 0, np.uint8))  # two of nine are all person
+    plate = builder.plate()
+    middle = np.median(np.delete(frames, (2, 5), axis=0), axis=0)
+    np.testing.assert_array_equal(plate.colour, middle.astype(np.uint8))
 
 
 def test_fill_of_nothing_known_is_grey():

@@ -87,16 +87,22 @@ def test_bundle_tells_nodding_from_skin_that_moves_and_finds_the_focal_length():
 
 def test_locate_finds_a_pose_among_many_wrong_points_and_stays_without_any():
     rng = np.random.default_rng(2)
-    rotation, translation = (a[0] for a in turns(1, rng))
-    home, _ = made_head(rng)
-    pixels = seen(home[None], rotation[None], translation[None])[0]
-    pixels[::4] += 15
-    start = matrix_from_rotvec(np.array([0.02, -0.015, 0.01])) @ rotation, translation + np.array([0.2, -0.1, 0.5])
-    sigma, scatter = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5]), np.full(len(home), 0.3)
-    found, place = locate(home, pixels, scatter, *start, VIEW, sigma)
-    assert np.degrees(np.linalg.norm(rotvec_from_matrix(found @ rotation.T))) < 0.02
-    assert np.linalg.norm(place - translation) < 0.05
-    far = locate(home, pixels + 4000, scatter, *start, VIEW, sigma)
+    rotation, translation = turns(3, rng)
+    home = np.repeat(made_head(rng)[0][None], 3, axis=0)
+    pixels = seen(home, rotation, translation)
+    pixels[:, ::4] += 15
+    start = (
+        matrix_from_rotvec(np.array([[0.02, -0.015, 0.01]] * 3)) @ rotation,
+        translation + np.array([0.2, -0.1, 0.5]),
+    )
+    sigma, scatter = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5]), np.full(home.shape[1], 0.3)
+    given = np.ones(home.shape[:2], bool)
+    given[2] = False
+    found, place = locate(home, pixels, given, scatter, *start, VIEW, sigma)
+    assert np.degrees(np.abs(rotvec_from_matrix(found @ np.swapaxes(rotation, 1, 2)))[:2]).max() < 0.02
+    assert np.abs(place - translation)[:2].max() < 0.05
+    np.testing.assert_allclose(found[2], start[0][2], atol=1e-12)  # nothing seen
+    far = locate(home, pixels + 4000, given, scatter, *start, VIEW, sigma)
     np.testing.assert_allclose(far[0], start[0], atol=1e-3)
 
 

@@ -175,13 +175,14 @@ def test_unusable_landmarker_is_refused_before_any_work(content, tmp_path):
         )
 
 
-def test_masks_are_kept_exactly():
-    store = MaskStore()
+def test_masks_are_kept_exactly_and_mixed_in_between():
+    store = MaskStore(step=2)
     masks = np.random.default_rng(0).integers(0, 255, (3, 256, 256), dtype=np.uint8)
     for mask in masks:
         store.append(mask)
-    np.testing.assert_array_equal(store[1], masks[1])
-    assert len(store) == 3
+    np.testing.assert_array_equal(store[2], masks[1])
+    np.testing.assert_allclose(store[1], masks[:2].mean(axis=0), atol=0.51)
+    np.testing.assert_array_equal(store[5], masks[2])  # beyond the last
 
 
 @pytest.mark.parametrize("size", [512])
