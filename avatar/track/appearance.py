@@ -16,18 +16,19 @@ At most LEARNED_FRAMES are kept, as small pictures; the other frames are read on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from avatar.conventions import BLENDSHAPES
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.face_grid import FaceGrid, Portrait, look, portrait
+from avatar.track.linear import solve
 from avatar.track.mesh import LEFT_EYE, OUTER_LIPS, RIGHT_EYE
-from avatar.track.parallel import ahead
+from avatar.track.parallel import ahead, batches
 from avatar.track.solve import Poses, View
 
 LEARNED_FRAMES = 400
@@ -45,6 +46,10 @@ POSE_SIGMA = np.array([np.radians(0.15)] * 3 + [0.02, 0.02, 0.1])
 """Trust in a tracked pose: radians about and cm along the camera's axes."""
 EXPRESSION_RIDGE, POSE_RIDGE = 50.0, 80.0
 """Of the regressions, in frames."""
+BATCH = 16
+"""Frames that are worked on at once."""
+LEAST_FACING = 0.2
+"""Cosine to the line of sight below which a point of the face does not count."""
 POINTS_PER_FACT = 10.0
 """Neighbouring grid points err together: so many count as one measurement."""
 OUTLIER = 3.0
@@ -70,12 +75,15 @@ class _Lesson:
 
 
 @dataclass(frozen=True)
-class _State:
-    """Where a frame is: its pose, and its coefficients in units of their standard deviation around their mean [K]."""
+class _States:
+    """Where some frames are: poses, and coefficients in units of their standard deviation around their mean [n, K]."""
 
     rotation: np.ndarray
     translation: np.ndarray
     expression: np.ndarray
+
+    def __getitem__(self, frames) -> _States:
+        return _States(self.rotation[frames], self.translation[frames], self.expression[frames])
 
 
 def refine_by_appearance(
@@ -103,23 +111,27 @@ def refine_by_appearance(
         return poses, coefficients
     face = _Face(FaceGrid.over(neutral), view, poses, coefficients, neutral)
     learned = np.unique(np.linspace(0, count - 1, min(count, LEARNED_FRAMES)).round().astype(int))
+    rest = np.setdiff1d(np.arange(count), learned)
+    found = _States(*(a.copy() for a in (face.start.rotation, face.start.translation, face.start.expression)))
+
+    def keep(frames: np.ndarray, states: _States) -> None:
+        for name in ("rotation", "translation", "expression"):
+            getattr(found, name)[frames] = getattr(states, name)
+
     portraits = []
     for shown in ahead(len(learned), lambda k: face.portrait(read(int(learned[k])), int(learned[k]))):
         portraits.append(shown)
         advance()
-    states = face.learn(learned, portraits)
-    found: list[_State] = [face.start(i) for i in range(count)]
-    for i, state in zip(learned, states, strict=True):
-        found[i] = state
-    rest = np.setdiff1d(np.arange(count), learned)
-    judged = ahead(len(rest), lambda k: face.judge(int(rest[k]), face.portrait(read(int(rest[k])), int(rest[k]))))
-    for i, state in zip(rest, judged, strict=True):
-        found[i] = state
-        advance()
+    keep(learned, face.learn(learned, portraits))
+    parts = [rest[part] for part in batches(len(rest), BATCH)]
+    judged = ahead(len(parts), lambda k: face.judge(parts[k], [face.portrait(read(int(i)), int(i)) for i in parts[k]]))
+    for frames, states in zip(parts, judged, strict=True):
+        keep(frames, states)
+        for _ in frames:
+            advance()
     refined = coefficients.astype(np.float64)
-    refined[:, face.active] = face.middle + face.spread * np.array([state.expression for state in found])
-    rotation, translation = (np.array([getattr(s, n) for s in found]) for n in ("rotation", "translation"))
-    return replace(poses, rotation=rotation, translation=translation), refined.clip(0, 1)
+    refined[:, face.active] = face.middle + face.spread * found.expression
+    return replace(poses, rotation=found.rotation, translation=found.translation), refined.clip(0, 1)
 
 
 class _Face:
@@ -130,160 +142,180 @@ class _Face:
         self.active = np.flatnonzero(coefficients.std(axis=0) > ACTIVE)
         chosen = coefficients[:, self.active].astype(np.float64)
         self.middle, self.spread = chosen.mean(axis=0), chosen.std(axis=0)
-        self._expression = (chosen - self.middle) / self.spread
-        self._poses = poses
+        self.start = _States(poses.rotation, poses.translation, (chosen - self.middle) / self.spread)
         self._posture = _posture(poses)
         self._parts = [
             (own, grid.near(places(neutral), reach))
             for names, reach, places in PARTS
             if (own := np.array([BLENDSHAPES[i].startswith(names) for i in self.active], bool)).any()
         ]
-        self._pose_lessons: list[Sequence[_Lesson]] = []
-        self._part_lessons: list[tuple[Sequence[_Lesson], np.ndarray]] = []
-
-    def start(self, i: int) -> _State:
-        """Frame i as tracked."""
-        return _State(self._poses.rotation[i], self._poses.translation[i], self._expression[i])
+        self._pose_lessons: list[list[_Lesson]] = []
+        self._part_lessons: list[tuple[list[_Lesson], np.ndarray]] = []
 
     def portrait(self, frame: np.ndarray, i: int) -> Portrait:
         """What is kept of frame i."""
-        return portrait(frame, self._grid, self._view, self._poses.rotation[i], self._poses.translation[i])
+        return portrait(frame, self._grid, self._view, self.start.rotation[i], self.start.translation[i])
 
-    def learn(self, frames: np.ndarray, portraits: list[Portrait]) -> list[_State]:
-        """Learns from some frames; returns where they are then."""
-        states = [self.start(int(i)) for i in frames]
+    def learn(self, frames: np.ndarray, portraits: list[Portrait]) -> _States:
+        """Learns from some frames, in order; returns where they are then."""
+        states = self.start[frames]
         for _ in range(POSE_ROUNDS):
-            seen = [self._look(*pair)[: self._size] for pair in zip(portraits, states, strict=True)]
-            lessons = self._lessons(frames, states, np.array(seen), slopes=True)
-            self._pose_lessons.append(lessons)
-            states = [
-                self._move(int(i), state, picture, lessons[self._block(int(i))])
-                for i, state, picture in zip(frames, states, seen, strict=True)
-            ]
-        states = [replace(state, expression=self._expression[i]) for i, state in zip(frames, states, strict=True)]
-        seen = np.array([self._look(*pair) for pair in zip(portraits, states, strict=True)])
-        facing = np.array([self._facing(state) for state in states])
+            seen = self._look(portraits, states)[:, : self._size]
+            self._pose_lessons.append(self._lessons(frames, states, seen, slopes=True))
+            states = self._moved(frames, states, seen, self._pose_lessons[-1])
+        states = replace(states, expression=self.start.expression[frames])
+        seen, visible = self._look(portraits, states), self._facing(states)
         for own, near in self._parts:
-            pictures, visible = seen[:, np.tile(near, 2)], np.tile(facing[:, near], 2)
+            part, shown = seen[:, np.tile(near, 2)], np.tile(visible[:, near], 2)
             lessons, scale = [], np.ones(len(own))
             for _ in range(EXPRESSION_ROUNDS):
-                lessons = self._lessons(frames, states, pictures)
-                states = [
-                    self._express(int(i), state, picture, part, own, lessons[self._block(int(i))])
-                    for i, state, picture, part in zip(frames, states, pictures, visible, strict=True)
-                ]
-                states, scale = self._calibrated(frames, states, own)
+                lessons = self._lessons(frames, states, part)
+                states = self._expressed(frames, states, part, shown, own, lessons)
+                scale = np.where(own, self._scale(frames, states), 1.0)
+                states = replace(states, expression=scale * states.expression)
             self._part_lessons.append((lessons, scale))
         return states
 
-    def _calibrated(self, frames: np.ndarray, states: list[_State], own: np.ndarray):
-        """Some coefficients in the tracker's unit again, and the factors [K] that make them so.
-
-        Round by round a regression that is a little too flat makes the coefficients it explains the pictures with a
-        little too large. They are scaled so that the tracked ones are, on average over the clip, what they say.
-        """
-        found = np.array([state.expression for state in states])
-        tracked = self._expression[frames]
-        scale = (found * tracked).sum(axis=0) / ((found**2).sum(axis=0) + 1e-9)
-        scale = np.where(own, scale, 1.0)
-        return [replace(state, expression=scale * state.expression) for state in states], scale
-
-    def judge(self, i: int, face: Portrait) -> _State:
-        """Where frame i is, by what was learned from others."""
-        state, block = self.start(i), self._block(i)
+    def judge(self, frames: np.ndarray, portraits: list[Portrait]) -> _States:
+        """Where some frames are, by what was learned from others."""
+        states = self.start[frames]
         for lessons in self._pose_lessons:
-            state = self._move(i, state, self._look(face, state)[: self._size], lessons[block])
-        state = replace(state, expression=self._expression[i])
-        seen, facing = self._look(face, state), self._facing(state)
+            states = self._moved(frames, states, self._look(portraits, states)[:, : self._size], lessons)
+        states = replace(states, expression=self.start.expression[frames])
+        seen, visible = self._look(portraits, states), self._facing(states)
         for (own, near), (lessons, scale) in zip(self._parts, self._part_lessons, strict=True):
-            picture, visible = seen[np.tile(near, 2)], np.tile(facing[near], 2)
+            part, shown = seen[:, np.tile(near, 2)], np.tile(visible[:, near], 2)
             for _ in range(2):  # the second time outliers are known
-                state = self._express(i, state, picture, visible, own, lessons[block])
-            state = replace(state, expression=scale * state.expression)
-        return state
+                states = self._expressed(frames, states, part, shown, own, lessons)
+            states = replace(states, expression=scale * states.expression)
+        return states
 
     @property
     def _size(self) -> int:
         return len(self._grid.points)
 
-    def _block(self, i: int) -> int:
-        return i * BLOCKS // self._count
+    def _block(self, frames: np.ndarray) -> np.ndarray:
+        """The part of the clip that each frame belongs to."""
+        return frames * BLOCKS // self._count
 
-    def _look(self, face: Portrait, state: _State) -> np.ndarray:
-        """Brightness and redness on the grid, one after the other. [2 M]"""
-        return look(face, self._grid, self._view, state.rotation, state.translation).reshape(-1)
+    def _look(self, portraits: list[Portrait], states: _States) -> Float32[np.ndarray, "n M2"]:
+        """Brightness and redness on the grid, one after the other."""
+        grid, view = self._grid, self._view
+        looks = ahead(
+            len(portraits), lambda k: look(portraits[k], grid, view, states.rotation[k], states.translation[k])
+        )
+        return np.array([seen.reshape(-1) for seen in looks])
 
-    def _drivers(self, i: int, state: _State) -> np.ndarray:
-        return np.concatenate([state.expression, self._posture[i]]).astype(np.float32)
+    def _drivers(self, frames: np.ndarray, states: _States) -> np.ndarray:
+        """What the regressions hear: coefficients and posture. [n, D]"""
+        return np.concatenate([states.expression, self._posture[frames]], axis=1)
 
-    def _lessons(self, frames: np.ndarray, states: list[_State], seen: np.ndarray, slopes: bool = False):
+    def _lessons(self, frames: np.ndarray, states: _States, seen: np.ndarray, slopes: bool = False) -> list[_Lesson]:
         """One regression per block, learned from the others."""
-        drivers = np.array([self._drivers(int(i), s) for i, s in zip(frames, states, strict=True)], np.float64)
-        shape, posture = len(self.active), self._posture.shape[1]
-        ridge = np.diag([*[EXPRESSION_RIDGE] * shape, 1e-3, *[POSE_RIDGE] * (posture - 1)])
-        edges = np.searchsorted([self._block(int(i)) for i in frames], range(BLOCKS + 1))
+        drivers = self._drivers(frames, states)
+        ridge = np.diag([*[EXPRESSION_RIDGE] * len(self.active), 1e-3, *[POSE_RIDGE] * (self._posture.shape[1] - 1)])
+        edges = np.searchsorted(self._block(frames), range(BLOCKS + 1))
         blocks = [slice(first, end) for first, end in pairwise(edges)]
         grams = [drivers[own].T @ drivers[own] for own in blocks]
         products = [drivers[own].T @ seen[own] for own in blocks]
-        lessons = []
-        for own, gram, product in zip(blocks, grams, products, strict=True):
-            values = np.linalg.solve(sum(grams) - gram + ridge, sum(products) - product).astype(np.float32)
+
+        def lesson(k: int) -> _Lesson:
+            values = np.linalg.solve(sum(grams) - grams[k] + ridge, sum(products) - products[k]).astype(np.float32)
             squared = (seen - drivers.astype(np.float32) @ values) ** 2
+            own = blocks[k]
             others = len(frames) - (own.stop - own.start)
             variance = (squared.sum(axis=0) - squared[own].sum(axis=0)) / others + NOISE_GREY**2
             right, down = self._grid.slopes(values) if slopes else (values[:0], values[:0])
-            lessons.append(_Lesson(values, right, down, variance))
-        return lessons
+            return _Lesson(values, right, down, variance)
 
-    def _move(self, i: int, state: _State, seen: np.ndarray, lesson: _Lesson) -> _State:
-        """One step of a frame's pose, with the expression explained along."""
-        drivers, start, shape = self._drivers(i, state), self.start(i), len(self.active)
-        moved = self._moved(state, drivers @ lesson.right, drivers @ lesson.down)
-        turned = rotvec_from_matrix((start.rotation @ state.rotation.T)[None])[0]
-        away = np.concatenate([start.expression - state.expression, turned, start.translation - state.translation])
-        change = _step(
-            np.concatenate([lesson.values[:shape], moved]), seen - drivers @ lesson.values, lesson.variance,
-            self._facing(state), np.concatenate([np.full(shape, EXPRESSION_SIGMA), POSE_SIGMA]), away,
-        )  # fmt: skip
-        turn, shift = change[shape : shape + 3], change[shape + 3 :]
-        return _State(
-            matrix_from_rotvec(turn[None])[0] @ state.rotation,
-            state.translation + shift,
-            state.expression + change[:shape],
+        return list(ahead(BLOCKS, lesson))
+
+    def _moved(self, frames: np.ndarray, states: _States, seen: np.ndarray, lessons: list[_Lesson]) -> _States:
+        """One step of the frames' poses, with the expression explained along."""
+        shape = len(self.active)
+        sigma = np.concatenate([np.full(shape, EXPRESSION_SIGMA), POSE_SIGMA])
+
+        def change(of: np.ndarray, lesson: _Lesson) -> np.ndarray:
+            now, start = states[of], self.start[frames[of]]
+            drivers = self._drivers(frames[of], now).astype(np.float32)
+            turned = rotvec_from_matrix(start.rotation @ np.swapaxes(now.rotation, 1, 2))
+            away = [start.expression - now.expression, turned, start.translation - now.translation]
+            moves, visible = self._moves(now, drivers @ lesson.right, drivers @ lesson.down)
+            known = np.broadcast_to(lesson.values[:shape], (len(of), shape, self._size))
+            slopes, residual = np.concatenate([known, moves], axis=1), seen[of] - drivers @ lesson.values
+            return _step(slopes, residual, lesson.variance, visible, sigma, np.concatenate(away, axis=1))
+
+        steps = self._by_lesson(frames, lessons, change)
+        return _States(
+            matrix_from_rotvec(steps[:, shape : shape + 3]) @ states.rotation,
+            states.translation + steps[:, shape + 3 :],
+            states.expression + steps[:, :shape],
         )
 
-    def _express(self, i: int, state: _State, seen, visible, own: np.ndarray, lesson: _Lesson) -> _State:
-        """One step of some (`own`) of a frame's coefficients, from the part of the face that shows them."""
-        residual = seen - self._drivers(i, state) @ lesson.values
+    def _expressed(self, frames: np.ndarray, states: _States, seen, visible, own: np.ndarray, lessons) -> _States:
+        """One step of some (`own`) of the frames' coefficients, from the part of the face that shows them."""
         sigma = np.full(int(own.sum()), EXPRESSION_SIGMA)
-        away = (self._expression[i] - state.expression)[own]
-        slopes = lesson.values[: len(own)][own]
-        expression = state.expression.copy()
-        expression[own] += _step(slopes, residual, lesson.variance, visible, sigma, away)
-        return replace(state, expression=expression)
 
-    def _facing(self, state: _State) -> np.ndarray:
-        """How far the grid's points face the camera, 0..1. [M]"""
-        camera = self._grid.points @ state.rotation.T + state.translation
-        cosine = -np.einsum("mj,mj->m", self._grid.normals @ state.rotation.T, camera)
-        return np.clip((cosine / np.linalg.norm(camera, axis=1) - 0.2) / 0.4, 0, 1).astype(np.float32)
+        def change(of: np.ndarray, lesson: _Lesson) -> np.ndarray:
+            now = states[of]
+            residual = seen[of] - self._drivers(frames[of], now).astype(np.float32) @ lesson.values
+            away = (self.start.expression[frames[of]] - now.expression)[:, own]
+            slopes = lesson.values[: len(own)][own]
+            return _step(slopes[None], residual, lesson.variance, visible[of], sigma, away)
 
-    def _moved(self, state: _State, right: np.ndarray, down: np.ndarray) -> np.ndarray:
-        """How the picture on the grid changes with small turns about and shifts along the camera's axes. [6, M]
+        expression = states.expression.copy()
+        expression[:, own] += self._by_lesson(frames, lessons, change)
+        return replace(states, expression=expression)
+
+    def _by_lesson(self, frames: np.ndarray, lessons: list[_Lesson], work) -> np.ndarray:
+        """work(positions, lesson) of a few frames of one block at a time, put together in the order of the frames."""
+        block = self._block(frames)
+        parts = [
+            (of[part], lessons[k])
+            for k in np.unique(block)
+            for of in [np.flatnonzero(block == k)]
+            for part in batches(len(of), BATCH)
+        ]
+        return np.concatenate(list(ahead(len(parts), lambda k: work(*parts[k]))))
+
+    def _scale(self, frames: np.ndarray, states: _States) -> np.ndarray:
+        """Factors [K] that bring coefficients back to the tracker's unit.
+
+        Round by round a regression that is a little too flat makes the coefficients it explains the pictures with a
+        little too large. They are scaled so that the tracked ones are, on average over the clip, what they say.
+        """
+        tracked = self.start.expression[frames]
+        return (states.expression * tracked).sum(axis=0) / ((states.expression**2).sum(axis=0) + 1e-9)
+
+    def _seen_from(self, states: _States):
+        """The grid's points and normals in the camera's axes, points turned only and in their place. [n, M, 3] each"""
+        turn = np.swapaxes(states.rotation, 1, 2).astype(np.float32)
+        rotated = self._grid.points.astype(np.float32) @ turn
+        return rotated, self._grid.normals.astype(np.float32) @ turn, rotated + states.translation[:, None].astype("f4")
+
+    def _facing(self, states: _States) -> Float32[np.ndarray, "n M"]:
+        """How far the grid's points face the camera, 0..1."""
+        _, normals, camera = self._seen_from(states)
+        return _visible((normals * camera).sum(axis=-1), np.linalg.norm(camera, axis=-1))
+
+    def _moves(self, states: _States, right: np.ndarray, down: np.ndarray):
+        """How the pictures on the grid change with small turns about and shifts along the camera's axes [n, 6, M], and
+        how far its points face the camera [n, M].
 
         A point that is moved is seen where the line of sight to its new place meets the surface.
         """
-        rotated = self._grid.points @ state.rotation.T
-        camera = rotated + state.translation
-        normals = self._grid.normals @ state.rotation.T
-        axes = np.eye(3)
-        shifts = np.concatenate(
-            [np.cross(axes[:, None], rotated[None]), np.broadcast_to(axes[:, None], (3, *rotated.shape))]
-        )
-        depth = np.minimum(np.einsum("mj,mj->m", normals, camera), -0.2 * np.linalg.norm(camera, axis=1))
-        along = np.einsum("kmj,mj->km", shifts, normals) / depth
-        on_surface = (shifts - along[..., None] * camera) @ state.rotation
-        return -(right * on_surface[..., 0] + down * on_surface[..., 1]).astype(np.float32)
+        rotated, normals, camera = self._seen_from(states)
+        rotation = states.rotation[:, None].astype(np.float32)
+        slope = right[..., None] * rotation[..., 0] + down[..., None] * rotation[..., 1]
+        towards, far = (normals * camera).sum(axis=-1), np.linalg.norm(camera, axis=-1)
+        along = (slope * camera).sum(axis=-1) / np.minimum(towards, -LEAST_FACING * far)
+        shifts = along[..., None] * normals - slope
+        return np.swapaxes(np.concatenate([np.cross(rotated, shifts), shifts], axis=-1), 1, 2), _visible(towards, far)
+
+
+def _visible(towards: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """0..1 of points from the products of normal and place, and their distances."""
+    return np.clip((-towards / far - LEAST_FACING) / 0.4, 0, 1)
 
 
 def _posture(poses: Poses) -> Float[np.ndarray, "N 7"]:
@@ -294,14 +326,17 @@ def _posture(poses: Poses) -> Float[np.ndarray, "N 7"]:
     return np.concatenate([np.ones((len(motion), 1)), motion], axis=1)
 
 
-def _step(slopes, residual, variance, visible, sigma, away) -> np.ndarray:
-    """The change of P numbers that explains a residual [M] best, robustly and held to where they started.
+def _step(slopes, residual, variance, visible, sigma, away) -> Float[np.ndarray, "n P"]:
+    """The change of P numbers of each frame that explains its residual best, robustly and held to where they started.
 
     Args:
-        slopes: [P, M] change of the picture with each number.
-        variance, visible: [M] noise, and share that is seen.
-        sigma, away: [P] trust in the start, and the way back to it.
+        slopes: [n or 1, P, M] change of the picture with each number.
+        residual, visible: [n, M] what is to be explained, and the share of it that is seen.
+        variance: [M] noise.
+        sigma, away: [P] trust in the start, and [n, P] the way back to it.
     """
-    influence = visible / (1 + residual**2 / (OUTLIER**2 * variance)) ** 2
-    weighted = slopes * (influence / (variance * POINTS_PER_FACT))
-    return np.linalg.solve(weighted @ slopes.T + np.diag(sigma**-2.0), weighted @ residual + away / sigma**2)
+    influence = visible / (1 + residual**2 / (OUTLIER**2 * variance)) ** 2 / (variance * POINTS_PER_FACT)
+    weighted = slopes * influence[:, None]
+    normal = (weighted @ np.swapaxes(slopes, 1, 2)).astype(np.float64) + np.diag(sigma**-2.0)
+    gradient = (weighted @ residual[..., None])[..., 0] + away / sigma**2
+    return solve(normal, gradient)
