@@ -37,7 +37,7 @@ LEAST_FRAMES = 60
 """With fewer there is nothing to learn; the motion stays as it was."""
 BLOCKS = 11
 """Parts of the clip, each judged by what the others teach."""
-POSE_ROUNDS, EXPRESSION_ROUNDS = 3, 6
+POSE_ROUNDS, EXPRESSION_ROUNDS = 2, 4
 ACTIVE = 0.004
 """Standard deviation above which a coefficient takes part."""
 EXPRESSION_SIGMA = 0.3

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from avatar.track.mesh import SKIN_POINTS
 from avatar.track.solve import View
 
-ROWS = 64
-"""Grid points over the height of the face, about 0.3 cm apart."""
+ROWS = 52
+"""Grid points over the height of the face, about 0.35 cm apart."""
 PIXEL_CM = 0.08
 """Size of a pixel in which frames are kept for the grid, where the frame has as many."""
 SIGMA_CM = 0.1
