@@ -31,13 +31,13 @@ from avatar.track.mesh import LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from avatar.track.parallel import ahead, batches
 from avatar.track.solve import Poses, View
 
-LEARNED_FRAMES = 400
+LEARNED_FRAMES = 300
 """Frames that the regressions are learned from."""
 LEAST_FRAMES = 60
 """With fewer there is nothing to learn; the motion stays as it was."""
 BLOCKS = 11
 """Parts of the clip, each judged by what the others teach."""
-POSE_ROUNDS, EXPRESSION_ROUNDS = 2, 4
+POSE_ROUNDS, EXPRESSION_ROUNDS = 2, 3
 ACTIVE = 0.004
 """Standard deviation above which a coefficient takes part."""
 EXPRESSION_SIGMA = 0.3

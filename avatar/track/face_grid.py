@@ -16,7 +16,7 @@ from avatar.track.solve import View
 
 ROWS = 52
 """Grid points over the height of the face, about 0.35 cm apart."""
-PIXEL_CM = 0.08
+PIXEL_CM = 0.1
 """Size of a pixel in which frames are kept for the grid, where the frame has as many."""
 SIGMA_CM = 0.1
 """Blur before the grid looks: finer detail changes too much with a motion of the lips to be linear in it."""
@@ -73,7 +73,7 @@ class FaceGrid:
 
 @dataclass(frozen=True)
 class Portrait:
-    """The part of a frame around the face, RGB [h, w, 3]. Its pixel = frame pixel * scale - corner."""
+    """The part of a frame around the face, blurred a little, RGB [h, w, 3]; pixel = frame pixel * scale - corner."""
 
     image: UInt8[np.ndarray, "h w 3"]
     scale: float
@@ -94,7 +94,8 @@ def portrait(frame: UInt8[np.ndarray, "H W 3"], grid: FaceGrid, view: View, rota
     if scale < 1:
         shape = tuple(max(8, round(side * scale)) for side in part.shape[1::-1])
         part = cv2.resize(part, shape, interpolation=cv2.INTER_AREA)
-    return Portrait(part, scale, np.array([left, top]) * scale)
+    blur = max(0.6, SIGMA_CM * pixels_per_cm * scale)
+    return Portrait(cv2.GaussianBlur(part, (0, 0), blur), scale, np.array([left, top]) * scale)
 
 
 def look(face: Portrait, grid: FaceGrid, view: View, rotation, translation) -> Float32[np.ndarray, "2 M"]:
@@ -103,10 +104,8 @@ def look(face: Portrait, grid: FaceGrid, view: View, rotation, translation) -> F
 
     where = view.project(grid.points @ rotation.T + translation) * face.scale - face.corner - 0.5
     where = where.astype(np.float32)[None]
-    pixels_per_cm = face.scale * view.focal / float(translation[2])
-    blurred = cv2.GaussianBlur(face.image, (0, 0), max(0.6, SIGMA_CM * pixels_per_cm))
     red, green, blue = cv2.remap(
-        blurred.astype(np.float32), where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        face.image.astype(np.float32), where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )[0].T
     full = np.zeros((2, *grid.inside.shape), np.float32)
     full[:, grid.inside] = 0.299 * red + 0.587 * green + 0.114 * blue, np.ones_like(red)

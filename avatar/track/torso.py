@@ -18,7 +18,7 @@ FLOW_SIDE = 256
 """Frames are matched at this size, px: the fit averages thousands of pixels, so finer frames add nothing."""
 ROUNDS = 2
 """Flow, fit and warp at most this often per frame ..."""
-SETTLED = 0.15
+SETTLED = 0.25
 """... and no more once no point was moved by more than this, in those pixels."""
 MARGIN, LEAST_ROWS = 60, 160
 """Rows above and below the torso that are matched along with it, and rows that are matched at least, in those pixels:
