@@ -344,6 +344,10 @@ class VideoWriter:
         context = self._video.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.options = {"crf": str(self._crf), "preset": "fast"}
+        if context.codec.name == "libx264":
+            # Without this the same pictures are not always coded the same: its macroblock tree reads beyond widths that
+            # are no multiple of 128 px (seen at 16 to 208 px).
+            context.options = {**context.options, "x264-params": "cpu-independent=1"}
         context.color_range = AVCOL_RANGE_LIMITED
         context.colorspace = context.color_primaries = context.color_trc = AVCOL_BT709
         self._tick = Fraction(1, _TICKS_PER_SECOND) if self._rate is None else 1 / self._rate

@@ -228,3 +228,20 @@ def test_samples_that_are_not_numbers(tmp_path):
 def test_a_colon_in_the_name_is_no_protocol(tmp_path):
     path = _wav(tmp_path / "take:1.wav", _tone(0.5), SAMPLE_RATE)
     assert len(read_speech(path)) == SAMPLE_RATE // 2
+
+
+def test_the_same_pictures_are_coded_the_same(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    soft = np.kron(rng.uniform(60, 200, (18, 18, 3)), np.ones((8, 8, 1)))
+    frames = [
+        np.clip(np.roll(soft, round(3 * np.sin(k / 3)), 1) + rng.normal(0, 3, soft.shape), 0, 255).astype(np.uint8)
+        for k in range(30)
+    ]
+    coded, rubbish = set(), []
+    for k in range(8):
+        with VideoWriter(tmp_path / "a.mp4", fps=10) as writer:
+            for frame in frames:
+                writer.add(frame)
+        coded.add((tmp_path / "a.mp4").read_bytes())
+        rubbish.append(rng.bytes(100_000 * (k + 1)))  # what lies beyond a buffer's end is not the same twice
+    assert len(coded) == 1

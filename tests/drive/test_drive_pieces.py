@@ -138,7 +138,7 @@ def test_driving_is_resumed_to_the_same_video(talking, tmp_path: Path, monkeypat
     avatar, said = talking
     monkeypatch.setattr("avatar.drive.pieces.PIECE_SECONDS", 1.0)
     whole = drive(avatar, said, tmp_path / "whole.mp4", size=16, fps=10.0)
-    shown, all_times = pictures(whole)
+    shown, _ = pictures(whole)
     assert len(shown) == 60 and np.ptp(shown.astype(int), axis=0).max() > 0  # and something moves
 
     real, drawn = Avatar.frames, []
@@ -159,10 +159,7 @@ def test_driving_is_resumed_to_the_same_video(talking, tmp_path: Path, monkeypat
         drive(avatar, said, output, size=16, fps=10.0, gain=1.5, resume=True)
     drive(avatar, said, output, size=16, fps=10.0, resume=True)
     assert 0 < len(drawn) < 35
-    # the same bytes in nearly every run; one on a busy machine differed, and why was not found
-    again, times = pictures(output)
-    np.testing.assert_array_equal(times, all_times)
-    assert np.abs(again.astype(int) - shown).mean() < 0.05
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_a_whole_motion_is_driven_block_by_block(small_avatar, tmp_path: Path) -> None:
