@@ -343,11 +343,12 @@ class VideoWriter:
         self._video = self._container.add_stream(_h264_encoder(), rate=self._rate or 25)
         context = self._video.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.options = {"crf": str(self._crf), "preset": "fast"}
+        options = {"crf": str(self._crf), "preset": "fast"}
         if context.codec.name == "libx264":
             # Without this the same pictures are not always coded the same: its macroblock tree reads beyond widths that
             # are no multiple of 128 px (seen at 16 to 208 px).
-            context.options = {**context.options, "x264-params": "cpu-independent=1"}
+            options["x264-params"] = "cpu-independent=1"
+        context.options = options
         context.color_range = AVCOL_RANGE_LIMITED
         context.colorspace = context.color_primaries = context.color_trc = AVCOL_BT709
         self._tick = Fraction(1, _TICKS_PER_SECOND) if self._rate is None else 1 / self._rate

@@ -2,7 +2,7 @@
 
 Finished pieces lie as videos of their own in a hidden folder beside the output, with a note of what they are pieces of.
 At the end they are joined without being coded again, the sound is added, and the folder goes. A run that is resumed
-draws only what is missing; pieces begin at the same frames in every run, so the result is the same.
+draws only what is missing; as pieces begin at the same frames in every run, the result is the same, byte by byte.
 """
 
 from __future__ import annotations

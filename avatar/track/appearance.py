@@ -26,10 +26,10 @@ from jaxtyping import Float, Float32, UInt8
 from avatar.conventions import BLENDSHAPES
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
 from avatar.track.face_grid import FaceGrid, Portrait, look, portrait
-from avatar.track.linear import solve
+from avatar.track.linear import geman_mcclure, solve
 from avatar.track.mesh import LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from avatar.track.parallel import ahead, batches
-from avatar.track.solve import Poses, View
+from avatar.track.solve import LEAST_FACING, Poses, View, even_frames, seen_share
 
 LEARNED_FRAMES = 300
 """Frames that the regressions are learned from."""
@@ -48,8 +48,6 @@ EXPRESSION_RIDGE, POSE_RIDGE = 50.0, 80.0
 """Of the regressions, in frames."""
 BATCH = 16
 """Frames that are worked on at once."""
-LEAST_FACING = 0.2
-"""Cosine to the line of sight below which a point of the face does not count."""
 POINTS_PER_FACT = 10.0
 """Neighbouring grid points err together: so many count as one measurement."""
 OUTLIER = 3.0
@@ -72,18 +70,6 @@ class _Lesson:
     right: np.ndarray
     down: np.ndarray
     variance: np.ndarray
-
-
-@dataclass(frozen=True)
-class _States:
-    """Where some frames are: poses, and coefficients in units of their standard deviation around their mean [n, K]."""
-
-    rotation: np.ndarray
-    translation: np.ndarray
-    expression: np.ndarray
-
-    def __getitem__(self, frames) -> _States:
-        return _States(self.rotation[frames], self.translation[frames], self.expression[frames])
 
 
 def refine_by_appearance(
@@ -110,28 +96,28 @@ def refine_by_appearance(
             advance()
         return poses, coefficients
     face = _Face(FaceGrid.over(neutral), view, poses, coefficients, neutral)
-    learned = np.unique(np.linspace(0, count - 1, min(count, LEARNED_FRAMES)).round().astype(int))
-    rest = np.setdiff1d(np.arange(count), learned)
-    found = _States(*(a.copy() for a in (face.start.rotation, face.start.translation, face.start.expression)))
-
-    def keep(frames: np.ndarray, states: _States) -> None:
-        for name in ("rotation", "translation", "expression"):
-            getattr(found, name)[frames] = getattr(states, name)
-
+    learned = even_frames(count, LEARNED_FRAMES)
     portraits = []
     for shown in ahead(len(learned), lambda k: face.portrait(read(int(learned[k])), int(learned[k]))):
         portraits.append(shown)
         advance()
-    keep(learned, face.learn(learned, portraits))
+    found = [face.learn(learned, portraits)]
+    rest = np.setdiff1d(np.arange(count), learned)
     parts = [rest[part] for part in batches(len(rest), BATCH)]
-    judged = ahead(len(parts), lambda k: face.judge(parts[k], [face.portrait(read(int(i)), int(i)) for i in parts[k]]))
-    for frames, states in zip(parts, judged, strict=True):
-        keep(frames, states)
-        for _ in frames:
+    for judged in ahead(
+        len(parts), lambda k: face.judge(parts[k], [face.portrait(read(int(i)), int(i)) for i in parts[k]])
+    ):
+        found.append(judged)
+        for _ in judged.rotation:
             advance()
+    order = np.argsort(np.concatenate([learned, rest]))
+    rotation, translation, expression = (
+        np.concatenate([getattr(part, name) for part in found])[order]
+        for name in ("rotation", "translation", "expression")
+    )
     refined = coefficients.astype(np.float64)
-    refined[:, face.active] = face.middle + face.spread * found.expression
-    return replace(poses, rotation=found.rotation, translation=found.translation), refined.clip(0, 1)
+    refined[:, face.active] = face.middle + face.spread * expression
+    return replace(poses, rotation=rotation, translation=translation), refined.clip(0, 1)
 
 
 class _Face:
@@ -142,7 +128,7 @@ class _Face:
         self.active = np.flatnonzero(coefficients.std(axis=0) > ACTIVE)
         chosen = coefficients[:, self.active].astype(np.float64)
         self.middle, self.spread = chosen.mean(axis=0), chosen.std(axis=0)
-        self.start = _States(poses.rotation, poses.translation, (chosen - self.middle) / self.spread)
+        self.start = Poses(poses.rotation, poses.translation, (chosen - self.middle) / self.spread)
         self._posture = _posture(poses)
         self._parts = [
             (own, grid.near(places(neutral), reach))
@@ -156,9 +142,11 @@ class _Face:
         """What is kept of frame i."""
         return portrait(frame, self._grid, self._view, self.start.rotation[i], self.start.translation[i])
 
-    def learn(self, frames: np.ndarray, portraits: list[Portrait]) -> _States:
-        """Learns from some frames, in order; returns where they are then."""
-        states = self.start[frames]
+    def learn(self, frames: np.ndarray, portraits: list[Portrait]) -> Poses:
+        """Learns from some frames, in order; returns where they are then.
+
+        Expressions are in units of the coefficients' standard deviation around their mean [n, K], here and below."""
+        states = self.start.at(frames)
         for _ in range(POSE_ROUNDS):
             seen = self._look(portraits, states)[:, : self._size]
             self._pose_lessons.append(self._lessons(frames, states, seen, slopes=True))
@@ -176,9 +164,9 @@ class _Face:
             self._part_lessons.append((lessons, scale))
         return states
 
-    def judge(self, frames: np.ndarray, portraits: list[Portrait]) -> _States:
+    def judge(self, frames: np.ndarray, portraits: list[Portrait]) -> Poses:
         """Where some frames are, by what was learned from others."""
-        states = self.start[frames]
+        states = self.start.at(frames)
         for lessons in self._pose_lessons:
             states = self._moved(frames, states, self._look(portraits, states)[:, : self._size], lessons)
         states = replace(states, expression=self.start.expression[frames])
@@ -198,7 +186,7 @@ class _Face:
         """The part of the clip that each frame belongs to."""
         return frames * BLOCKS // self._count
 
-    def _look(self, portraits: list[Portrait], states: _States) -> Float32[np.ndarray, "n M2"]:
+    def _look(self, portraits: list[Portrait], states: Poses) -> Float32[np.ndarray, "n M2"]:
         """Brightness and redness on the grid, one after the other."""
         grid, view = self._grid, self._view
         looks = ahead(
@@ -206,11 +194,11 @@ class _Face:
         )
         return np.array([seen.reshape(-1) for seen in looks])
 
-    def _drivers(self, frames: np.ndarray, states: _States) -> np.ndarray:
+    def _drivers(self, frames: np.ndarray, states: Poses) -> np.ndarray:
         """What the regressions hear: coefficients and posture. [n, D]"""
         return np.concatenate([states.expression, self._posture[frames]], axis=1)
 
-    def _lessons(self, frames: np.ndarray, states: _States, seen: np.ndarray, slopes: bool = False) -> list[_Lesson]:
+    def _lessons(self, frames: np.ndarray, states: Poses, seen: np.ndarray, slopes: bool = False) -> list[_Lesson]:
         """One regression per block, learned from the others."""
         drivers = self._drivers(frames, states)
         ridge = np.diag([*[EXPRESSION_RIDGE] * len(self.active), 1e-3, *[POSE_RIDGE] * (self._posture.shape[1] - 1)])
@@ -230,13 +218,13 @@ class _Face:
 
         return list(ahead(BLOCKS, lesson))
 
-    def _moved(self, frames: np.ndarray, states: _States, seen: np.ndarray, lessons: list[_Lesson]) -> _States:
+    def _moved(self, frames: np.ndarray, states: Poses, seen: np.ndarray, lessons: list[_Lesson]) -> Poses:
         """One step of the frames' poses, with the expression explained along."""
         shape = len(self.active)
         sigma = np.concatenate([np.full(shape, EXPRESSION_SIGMA), POSE_SIGMA])
 
         def change(of: np.ndarray, lesson: _Lesson) -> np.ndarray:
-            now, start = states[of], self.start[frames[of]]
+            now, start = states.at(of), self.start.at(frames[of])
             drivers = self._drivers(frames[of], now).astype(np.float32)
             turned = rotvec_from_matrix(start.rotation @ np.swapaxes(now.rotation, 1, 2))
             away = [start.expression - now.expression, turned, start.translation - now.translation]
@@ -246,18 +234,18 @@ class _Face:
             return _step(slopes, residual, lesson.variance, visible, sigma, np.concatenate(away, axis=1))
 
         steps = self._by_lesson(frames, lessons, change)
-        return _States(
+        return Poses(
             matrix_from_rotvec(steps[:, shape : shape + 3]) @ states.rotation,
             states.translation + steps[:, shape + 3 :],
             states.expression + steps[:, :shape],
         )
 
-    def _expressed(self, frames: np.ndarray, states: _States, seen, visible, own: np.ndarray, lessons) -> _States:
+    def _expressed(self, frames: np.ndarray, states: Poses, seen, visible, own: np.ndarray, lessons) -> Poses:
         """One step of some (`own`) of the frames' coefficients, from the part of the face that shows them."""
         sigma = np.full(int(own.sum()), EXPRESSION_SIGMA)
 
         def change(of: np.ndarray, lesson: _Lesson) -> np.ndarray:
-            now = states[of]
+            now = states.at(of)
             residual = seen[of] - self._drivers(frames[of], now).astype(np.float32) @ lesson.values
             away = (self.start.expression[frames[of]] - now.expression)[:, own]
             slopes = lesson.values[: len(own)][own]
@@ -278,7 +266,7 @@ class _Face:
         ]
         return np.concatenate(list(ahead(len(parts), lambda k: work(*parts[k]))))
 
-    def _scale(self, frames: np.ndarray, states: _States) -> np.ndarray:
+    def _scale(self, frames: np.ndarray, states: Poses) -> np.ndarray:
         """Factors [K] that bring coefficients back to the tracker's unit.
 
         Round by round a regression that is a little too flat makes the coefficients it explains the pictures with a
@@ -287,18 +275,18 @@ class _Face:
         tracked = self.start.expression[frames]
         return (states.expression * tracked).sum(axis=0) / ((states.expression**2).sum(axis=0) + 1e-9)
 
-    def _seen_from(self, states: _States):
+    def _seen_from(self, states: Poses):
         """The grid's points and normals in the camera's axes, points turned only and in their place. [n, M, 3] each"""
         turn = np.swapaxes(states.rotation, 1, 2).astype(np.float32)
         rotated = self._grid.points.astype(np.float32) @ turn
         return rotated, self._grid.normals.astype(np.float32) @ turn, rotated + states.translation[:, None].astype("f4")
 
-    def _facing(self, states: _States) -> Float32[np.ndarray, "n M"]:
+    def _facing(self, states: Poses) -> Float32[np.ndarray, "n M"]:
         """How far the grid's points face the camera, 0..1."""
         _, normals, camera = self._seen_from(states)
-        return _visible((normals * camera).sum(axis=-1), np.linalg.norm(camera, axis=-1))
+        return seen_share(-(normals * camera).sum(axis=-1) / np.linalg.norm(camera, axis=-1))
 
-    def _moves(self, states: _States, right: np.ndarray, down: np.ndarray):
+    def _moves(self, states: Poses, right: np.ndarray, down: np.ndarray):
         """How the pictures on the grid change with small turns about and shifts along the camera's axes [n, 6, M], and
         how far its points face the camera [n, M].
 
@@ -310,12 +298,9 @@ class _Face:
         towards, far = (normals * camera).sum(axis=-1), np.linalg.norm(camera, axis=-1)
         along = (slope * camera).sum(axis=-1) / np.minimum(towards, -LEAST_FACING * far)
         shifts = along[..., None] * normals - slope
-        return np.swapaxes(np.concatenate([np.cross(rotated, shifts), shifts], axis=-1), 1, 2), _visible(towards, far)
-
-
-def _visible(towards: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """0..1 of points from the products of normal and place, and their distances."""
-    return np.clip((-towards / far - LEAST_FACING) / 0.4, 0, 1)
+        return np.swapaxes(np.concatenate([np.cross(rotated, shifts), shifts], axis=-1), 1, 2), seen_share(
+            -towards / far
+        )
 
 
 def _posture(poses: Poses) -> Float[np.ndarray, "N 7"]:
@@ -335,7 +320,7 @@ def _step(slopes, residual, variance, visible, sigma, away) -> Float[np.ndarray,
         variance: [M] noise.
         sigma, away: [P] trust in the start, and [n, P] the way back to it.
     """
-    influence = visible / (1 + residual**2 / (OUTLIER**2 * variance)) ** 2 / (variance * POINTS_PER_FACT)
+    influence = visible * geman_mcclure(residual**2 / (OUTLIER**2 * variance)) / (variance * POINTS_PER_FACT)
     weighted = slopes * influence[:, None]
     normal = (weighted @ np.swapaxes(slopes, 1, 2)).astype(np.float64) + np.diag(sigma**-2.0)
     gradient = (weighted @ residual[..., None])[..., 0] + away / sigma**2

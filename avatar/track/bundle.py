@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track.linear import normal_equations, solve, square
+from avatar.track.linear import geman_mcclure, normal_equations, solve, square
 from avatar.track.parallel import ahead
 from avatar.track.solve import View, pose_slope, small_turn
 
@@ -195,7 +195,7 @@ class Bundle:
 
 def influence(squared, scatter):
     """Geman-McClure weight of mean squared residuals (per axis), 1 for a perfect one."""
-    return 1 / (1 + squared / (OUTLIER * scatter) ** 2) ** 2
+    return geman_mcclure(squared / (OUTLIER * scatter) ** 2)
 
 
 def locate(

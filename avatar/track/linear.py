@@ -31,6 +31,11 @@ def normal_equations(
     return normal.numpy(), gradient.numpy()
 
 
+def geman_mcclure(squared):
+    """Influence 0..1 of residuals, given their squares over that of the distance at which they lose it."""
+    return 1 / (1 + squared) ** 2
+
+
 def square(matrix: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n n"]:
     """matrix @ matrix^T in double precision, half of it computed and mirrored."""
     from scipy.linalg.blas import dsyrk

@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.keyframes import resampling
-from avatar.track.linear import solve, square
+from avatar.track.linear import geman_mcclure, solve, square
 from avatar.track.mesh import (
     FACE_OVAL,
     INNER_LIPS,
@@ -37,7 +37,7 @@ from avatar.track.mesh import (
     triangles,
 )  # fmt: skip
 from avatar.track.parallel import ahead, batches
-from avatar.track.solve import Head, Poses, View, small_turn, varied_frames
+from avatar.track.solve import Head, Poses, View, even_frames, seen_share, small_turn, varied_frames
 
 POINTS = 3000
 """Surface points that are compared."""
@@ -180,11 +180,11 @@ class _Bundle:
 
     def __init__(self, read, surface: Surface, moving: _MovingSurface, view: View, poses: Poses) -> None:
         count = len(poses.rotation)
-        spread = np.linspace(0, count - 1, min(count, BUNDLE_FRAMES // 2)).round().astype(int)
+        spread = even_frames(count, BUNDLE_FRAMES // 2)
         turned = varied_frames(poses.rotation[:, :, 2], min(count, BUNDLE_FRAMES // 2))
         frames = np.unique(np.concatenate([spread, turned]))
         self._surface, self._view = surface, view
-        self._start = Poses(*(getattr(poses, n)[frames] for n in ("rotation", "translation", "expression")))
+        self._start = poses.at(frames)
         self._rotation, self._translation = self._start.rotation.copy(), self._start.translation.copy()
         self._points = moving.at(self._start.expression)
         self._bands = list(
@@ -256,9 +256,7 @@ def _look(bands: list[_Band], points, surface: Surface, view: View, rotation, tr
     np.subtract(z * slope[:, 0], x * slope[:, 2], out=jacobian[:, 1])
     np.subtract(x * slope[:, 1], y * slope[:, 0], out=jacobian[:, 2])
     away, distance = (np.einsum("bjm,bjm->bm", part, camera) for part in (turn @ surface.normals, camera))
-    facing = -away / np.sqrt(distance)
-    weight = surface.steadiness * np.clip((facing - np.float32(0.2)) * np.float32(1 / 0.4), 0, 1)
-    return _Look(sample[:, 0], weight, jacobian)
+    return _Look(sample[:, 0], surface.steadiness * seen_share(-away / np.sqrt(distance)), jacobian)
 
 
 def _pixels(points, poses: Poses, k: int, view: View):
@@ -271,13 +269,13 @@ def _mean_texture(look: _Look):
     values, visible = look.value, look.weight
     middle = np.median(values, axis=0)
     scale = np.hypot(1.4826 * np.median(np.abs(values - middle), axis=0), NOISE_GREY)
-    weight = visible / (1 + ((values - middle) / (OUTLIER * scale)) ** 2) ** 2
+    weight = visible * geman_mcclure(((values - middle) / (OUTLIER * scale)) ** 2)
     return (weight * values).sum(0) / np.maximum(weight.sum(0), 1e-9), scale
 
 
 def _influence(residual, scale):
     """Geman-McClure weight of each surface point, as inverse variance. [M]"""
-    return 1 / (1 + (residual / (OUTLIER * scale)) ** 2) ** 2 / (scale**2 * POINTS_PER_FACT)
+    return geman_mcclure((residual / (OUTLIER * scale)) ** 2) / (scale**2 * POINTS_PER_FACT)
 
 
 @dataclass(frozen=True)
@@ -361,6 +359,6 @@ def _align(frames, points, surface: Surface, textures, view: View, rotation, tra
 
 def _agreement(weight, off, around_mouth) -> Float[np.ndarray, "B 2"]:
     """Share of the seen surface, and of what is seen of it around the mouth, that looks like the texture."""
-    alike = 1 / (1 + off**2) ** 2
+    alike = geman_mcclure(off**2)
     shares = [(alike * w).sum(axis=1) / np.maximum(w.sum(axis=1), 1e-9) for w in (weight, around_mouth * (weight > 0))]
     return np.stack(shares, axis=1).astype(np.float64)

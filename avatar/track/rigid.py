@@ -20,7 +20,8 @@ from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
 from avatar.track.keyframes import LEAST_POINTS, Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
-from avatar.track.solve import Head, Poses, View, head_points, varied_frames
+from avatar.track.photometric import POSE_SIGMA
+from avatar.track.solve import Head, Poses, View, even_frames, head_points, varied_frames
 
 Seen: TypeAlias = dict[int, tuple[np.ndarray, np.ndarray]]
 """Where a frame shows the points of some keyframes, by their number, nearest in pose first: as `follow` gives it."""
@@ -35,8 +36,6 @@ MODES = 4
 """Modes of expression that points may move with."""
 BUNDLE_POSE_SIGMA = np.array([0.1, 0.1, 0.06, 1.2, 1.2, 20.0])
 """Trust in a landmark pose while all are solved together (they err alike): radians about and cm along the axes."""
-POSE_SIGMA = np.array([0.035, 0.035, 0.02, 0.4, 0.4, 1.5])
-"""The same for a frame on its own."""
 MESH_SIGMA_CM, FREE_SIGMA_CM = 0.4, 3.0
 """Trust in the mesh's place for a point, and in the rough relief's."""
 SKIN_MOVES_CM, HAIR_MOVES_CM = 0.3, 0.02
@@ -155,7 +154,7 @@ def _prior_points(key: Keyframe, basis) -> Points:
 
 
 def _bundle_frames(poses: Poses, count: int):
-    spread = np.linspace(0, len(poses.rotation) - 1, count // 2 + 1).round().astype(int)
+    spread = even_frames(len(poses.rotation), count // 2 + 1)
     turned = varied_frames(poses.rotation.reshape(len(poses.rotation), 9), count - count // 2)
     return np.unique(np.concatenate([spread, turned]))
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from avatar.geometry import matrix_from_rotvec, nearest_rotation, rotvec_from_matrix
-from avatar.track.linear import normal_equations, solve
+from avatar.track.linear import geman_mcclure, normal_equations, solve
 from avatar.track.mesh import RIGID, landmark_noise, mean_head
 from avatar.track.parallel import ahead, batches
 from avatar.track.smooth import adaptive, bridge
@@ -38,6 +38,8 @@ EXPRESSION_SHARE = 0.995
 """Share of the prior's motion (in weighted landmarks) that the solved expression modes keep."""
 HEAD_FRAMES = 160
 """Evenly spread frames from which the neutral head is solved."""
+LEAST_FACING = 0.2
+"""Cosine to the line of sight below which a point of a surface does not count."""
 SHAPE_SIGMA = 0.45
 """How far a person's points lie from the mean head after smooth changes, cm."""
 
@@ -49,6 +51,10 @@ class Poses:
     rotation: Float[np.ndarray, "N 3 3"]
     translation: Float[np.ndarray, "N 3"]
     expression: Float[np.ndarray, "N K"]
+
+    def at(self, frames: Int64[np.ndarray, " n"] | Bool[np.ndarray, " N"] | slice) -> Poses:
+        """Some of the frames."""
+        return Poses(self.rotation[frames], self.translation[frames], self.expression[frames])
 
 
 @dataclass(frozen=True)
@@ -107,10 +113,9 @@ def solve_clip(
     rigid = Head(neutral, *_no_basis())
     poses = replace(solve_frames(pixels, rigid, view, replace(poses, expression=poses.expression[:, :0]), weight, 4)[0],
                     expression=poses.expression)  # fmt: skip
-    many = np.unique(np.linspace(0, len(pixels) - 1, HEAD_FRAMES).round().astype(int))
+    many = even_frames(len(pixels), HEAD_FRAMES)
     for _ in range(rounds):
-        picked = Poses(poses.rotation[many], poses.translation[many], poses.expression[many])
-        picked, _ = solve_frames(pixels[many], head, view, picked, weight, 3)
+        picked, _ = solve_frames(pixels[many], head, view, poses.at(many), weight, 3)
         head = replace(head, neutral=solve_neutral(pixels[many], head, view, picked, weight))
         head, fix_r, fix_t = _fix_gauge(head)
         poses = _regauge(poses, fix_r, fix_t)
@@ -120,8 +125,8 @@ def solve_clip(
 
 def settle_head(pixels: Float[np.ndarray, "N 478 2"], head: Head, view: View, poses: Poses) -> tuple[Head, Poses]:
     """The neutral head that goes with poses and a camera found otherwise, in head space again, and the poses for it."""
-    many = np.unique(np.linspace(0, len(pixels) - 1, HEAD_FRAMES).round().astype(int))
-    picked = Poses(poses.rotation[many], poses.translation[many], poses.expression[many])
+    many = even_frames(len(pixels), HEAD_FRAMES)
+    picked = poses.at(many)
     for _ in range(2):
         neutral = solve_neutral(pixels[many].astype(np.float64), head, view, picked, landmark_weights())
         head = replace(head, neutral=neutral)
@@ -167,8 +172,7 @@ def solve_frames(
 
     def solved_chunk(k: int):
         part = chunks[k]
-        own = Poses(poses.rotation[part], poses.translation[part], poses.expression[part])
-        return _solve_chunk(pixels[part], head, view, own, weight, iterations)
+        return _solve_chunk(pixels[part], head, view, poses.at(part), weight, iterations)
 
     parts = list(ahead(len(chunks), solved_chunk))
     solved = Poses(
@@ -277,7 +281,12 @@ def smooth_poses(
 def _influence(residual, weight, sigma: float):
     """Weight of each landmark in each frame: steadiness over variance, less for outliers. [N, L]"""
     squared = (residual**2).sum(-1) * weight / (OUTLIER_SIGMAS * sigma) ** 2
-    return weight / sigma**2 / (1 + squared) ** 2
+    return weight / sigma**2 * geman_mcclure(squared)
+
+
+def seen_share(cosine):
+    """How much a point of a surface counts, 0..1, whose normal has this cosine to the line of sight."""
+    return np.clip((cosine - np.float32(LEAST_FACING)) * np.float32(1 / 0.4), 0, 1)
 
 
 def pose_slope(rotated: Float[np.ndarray, "*b 3"], camera: Float[np.ndarray, "*b 3"], focal: float):
@@ -388,6 +397,11 @@ def _regauge(poses: Poses, fix_rotation, fix) -> Poses:
     rotation = poses.rotation @ fix_rotation.T
     translation = scale * (poses.translation + poses.rotation @ a) - rotation @ b
     return Poses(rotation, translation, poses.expression)
+
+
+def even_frames(count: int, most: int) -> Int64[np.ndarray, " n"]:
+    """At most `most` of `count` frames, evenly spread from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def varied_frames(shapes: Float[np.ndarray, "N D"], count: int) -> Int64[np.ndarray, " count"]:

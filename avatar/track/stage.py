@@ -214,10 +214,9 @@ def _explained(capture: Capture, neutral, view, poses: Poses, coefficients, vali
     """Fourth reading of the frames: poses and coefficients from how this person's face looks; frames that are not
     `valid` keep their pose, and their coefficients are bridged."""
     indices = np.flatnonzero(valid)
-    shown = Poses(poses.rotation[valid], poses.translation[valid], poses.expression[valid])
     with reporter.bar("reading the face", len(indices)) as bar:
         found, refined = refine_by_appearance(
-            lambda k: capture.frames[int(indices[k])], neutral, view, shown, coefficients[valid], bar.advance
+            lambda k: capture.frames[int(indices[k])], neutral, view, poses.at(valid), coefficients[valid], bar.advance
         )
     rotation, translation, coefficients = poses.rotation.copy(), poses.translation.copy(), coefficients.copy()
     rotation[valid], translation[valid], coefficients[valid] = found.rotation, found.translation, refined

@@ -16,14 +16,13 @@ from avatar.config import BranchConfig, ModelConfig
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, BRANCHES
 from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
-from avatar.model import AvatarModel, Metadata, add_prior, initial_model
+from avatar.model import AvatarModel, add_prior, initial_model
 from avatar.model.anatomy import BUMPS, facial_motion
 from avatar.model.beyond import CARRIED, LIPS_CM, LIPS_REACH, MODES, Beyond
 from avatar.model.carry import CAVITY_DEPTH_CM, LOWER_LIP, UPPER_LIP, carried_by_face, carried_in_mouth
-from avatar.model.file import load_avatar_file, save_avatar
+from avatar.model.file import load_avatar_file
 from avatar.track.mesh import CHIN, LEFT_EYE, LEFT_IRIS, mean_head
 from avatar.track.prior import landmark_prior
-from avatar.types import Provenance
 
 SMALL = ModelConfig(face=BranchConfig(900, 6), mouth=BranchConfig(60, 3), torso=BranchConfig(120, 3), driver_hidden=8)
 
@@ -197,30 +196,21 @@ def test_opened_lips_show_the_dark_and_closed_ones_do_not(frames, model):
     assert float(model.branch("mouth").colors[-1].max()) < 0.2
 
 
-def saved(model, tmp_path, frames):
-    reference = {k: np.eye(3, 4).tolist() for k in ("camera_from_head", "camera_from_torso")}
-    metadata = Metadata(frames.camera, Provenance("a.mp4", "0" * 64, "0", "now"), 25.0, reference_pose=reference,
-                        hidden=SMALL.driver_hidden)  # fmt: skip
-    path = tmp_path / "a.avatar"
-    save_avatar(path, model, metadata, {})
-    return path
-
-
-def test_the_file_keeps_the_prior(frames, model, tmp_path):
-    loaded = load_avatar_file(saved(model, tmp_path, frames))[0]
+def test_the_file_keeps_the_prior(frames, model, saved):
+    loaded = load_avatar_file(saved(model, frames, SMALL.driver_hidden))[0]
     for name in ("mouthFunnel", "jawOpen", "eyeBlinkLeft"):
         motion = slider(model, frames, name, [0.5, 1.0])
         for branch in CARRIED:  # learned positions are stored in half precision
             torch.testing.assert_close(places(loaded, motion, branch), places(model, motion, branch), atol=5e-3, rtol=0)
-    tensors = load_file(saved(model, tmp_path, frames))
+    tensors = load_file(saved(model, frames, SMALL.driver_hidden))
     assert sum(t.nbytes for key, t in tensors.items() if key.startswith("beyond.")) < 200_000
     assert tensors["face.basis_means"].shape[0] == SMALL.face.bases
 
 
-def test_a_file_without_the_prior_loads_and_stays_limited(frames, tmp_path):
+def test_a_file_without_the_prior_loads_and_stays_limited(frames, saved):
     model = initial_model(frames, SMALL, seed=0).eval().requires_grad_(False)
     model.measure_limits(frames.training_motion())
-    loaded = load_avatar_file(saved(model, tmp_path, frames))[0]
+    loaded = load_avatar_file(saved(model, frames, SMALL.driver_hidden))[0]
     assert loaded.beyond is None
     motion = slider(model, frames, "mouthFunnel", [1.0])
     assert torch.equal(loaded.weights(motion)["face"], model.weights(motion)["face"])
@@ -236,8 +226,8 @@ def test_a_file_without_the_prior_loads_and_stays_limited(frames, tmp_path):
         lambda t: t["beyond.mesh"].fill_(torch.inf),
     ],
 )
-def test_a_damaged_prior_is_one_clear_sentence(frames, model, tmp_path, damage):
-    path = saved(model, tmp_path, frames)
+def test_a_damaged_prior_is_one_clear_sentence(frames, model, saved, damage):
+    path = saved(model, frames, SMALL.driver_hidden)
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     tensors = load_file(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,10 +13,9 @@ from avatar.config import BranchConfig, ModelConfig
 from avatar.conventions import BRANCHES
 from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
-from avatar.model import Metadata, initial_model
-from avatar.model.file import load_avatar_file, save_avatar
+from avatar.model import initial_model
+from avatar.model.file import load_avatar_file
 from avatar.model.limits import FEATURE_FLOOR, FEATURE_REACH, BranchLimits, SoftRange, soft_limit
-from avatar.types import Provenance
 
 SMALL = ModelConfig(face=BranchConfig(300, 6), mouth=BranchConfig(40, 3), torso=BranchConfig(120, 3), driver_hidden=8)
 
@@ -114,32 +112,23 @@ def test_all_weights_together_stay_near_the_most_extreme_frame() -> None:
     assert float(corner[0, 0] / (corner[0, 1] - 1)) == pytest.approx(0.5, abs=1e-3)  # shortened, not bent
 
 
-def saved(model, tmp_path, frames):
-    reference = {k: np.eye(3, 4).tolist() for k in ("camera_from_head", "camera_from_torso")}
-    metadata = Metadata(frames.camera, Provenance("a.mp4", "0" * 64, "0", "now"), 25.0, reference_pose=reference,
-                        hidden=SMALL.driver_hidden)  # fmt: skip
-    path = tmp_path / "a.avatar"
-    save_avatar(path, model, metadata, {})
-    return path
-
-
-def test_the_file_keeps_the_limits(frames, model, tmp_path) -> None:
+def test_the_file_keeps_the_limits(frames, model, saved) -> None:
     model.measure_limits(train_motion(frames))
-    loaded = load_avatar_file(saved(model, tmp_path, frames))[0]
+    loaded = load_avatar_file(saved(model, frames, SMALL.driver_hidden))[0]
     ours, theirs = model.weights(beyond(frames, 2.0)), loaded.weights(beyond(frames, 2.0))
     for name in BRANCHES:
         assert torch.equal(ours[name], theirs[name]), name
 
 
-def test_a_file_without_limits_loads_and_limits_nothing(frames, model, tmp_path) -> None:
-    loaded = load_avatar_file(saved(model, tmp_path, frames))[0]
+def test_a_file_without_limits_loads_and_limits_nothing(frames, model, saved) -> None:
+    loaded = load_avatar_file(saved(model, frames, SMALL.driver_hidden))[0]
     assert loaded.branch_limits("face").to_tensors() == {}
     assert torch.equal(loaded.weights(beyond(frames, 2.0))["face"], model.weights(beyond(frames, 2.0))["face"])
 
 
-def test_damaged_limits_are_one_clear_sentence(frames, model, tmp_path) -> None:
+def test_damaged_limits_are_one_clear_sentence(frames, model, saved) -> None:
     model.measure_limits(train_motion(frames))
-    path = saved(model, tmp_path, frames)
+    path = saved(model, frames, SMALL.driver_hidden)
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     tensors = load_file(path)
