@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +49,14 @@ def scene(size: tuple[int, int], places: Sequence[tuple[int, int, int]], backgro
     return np.array(picture)
 
 
-def encode(
+def encode(path: Path, frames: Iterable[np.ndarray], *settings, **named) -> Path:
+    """`_encode` on a thread of its own: libsvtav1, run by root, makes the thread that opens it real time (SCHED_FIFO
+    99), and all that this one would start from then on, a browser for instance, takes the machine from everybody."""
+    with ThreadPoolExecutor(1) as own:
+        return own.submit(_encode, path, frames, *settings, **named).result()
+
+
+def _encode(
     path: Path,
     frames: Iterable[np.ndarray],
     codec: str = "libx264",

@@ -1,5 +1,6 @@
 """Codecs, times, geometry and colour of decoded frames."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def test_every_frame_comes_once_at_its_time(make, tmp_path, codec, suffix, pixel
         av.codec.Codec(codec, "w")
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"this build of PyAV cannot write {codec}")
+    before = os.sched_getscheduler(0)
     clip = make.encode(tmp_path / f"clip{suffix}", make.counting(40), codec, pixel_format=pixel_format, options=options)
+    assert os.sched_getscheduler(0) == before  # see `encode`
     info, crop, log, frames = _all(clip)
     assert make.numbers(f.rgb for f in frames) == list(range(40))
     times = np.array([f.seconds for f in frames])
