@@ -12,6 +12,7 @@ from avatar.conventions import BLENDSHAPES, BRANCHES, MOUTH_INDICES
 from avatar.model import Avatar
 from avatar.model.beyond import LIPS_CM, LIPS_REACH
 from avatar.model.gaussians import BASIS_COLUMNS
+from avatar.model.lids import EYES
 from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
 from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
 from avatar.raster import reference
@@ -53,6 +54,7 @@ def described(
         "basis_columns": [[key, width] for key, width, _ in BASIS_COLUMNS],
         "driver": {
             "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
+            "eye_indices": [list(eye) for eye in EYES],
             "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH, "radius_reach": RADIUS_REACH,
             "lips_cm": list(LIPS_CM),
             "lips_reach": LIPS_REACH,

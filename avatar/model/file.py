@@ -18,6 +18,7 @@ B.basis_rest             K N 11        int8      quats 4, log_scales 3, colors 3
 B.basis_steps            K N           float16   ... this times the column's unit (`model.gaussians.BASIS_UNITS`)
 drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
+features.lids            2 7 2         float32   how the eyes close, see lids; lacks where the clip does not show it
 limits.B.features        2 D           float32   lowest and highest driver feature, and basis weight, that pass
 limits.B.weights         2 K           float32   unchanged, see limits; without them nothing is limited
 limits.B.radius          1             float32   largest common distance of the weights that passes unchanged
@@ -52,6 +53,7 @@ from avatar.files import save_tensors
 from avatar.model.beyond import Beyond
 from avatar.model.compose import to_bytes
 from avatar.model.gaussians import BASIS_COLUMNS, BASIS_UNITS, BASIS_WIDTH, CANONICAL, Branch
+from avatar.model.lids import checked_lids
 from avatar.model.model import AvatarModel
 from avatar.model.motion import DriverFeatures
 from avatar.types import Camera, Provenance
@@ -230,7 +232,10 @@ def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
     camera, plate = metadata.camera, tensors["backdrop"]
     if plate.dtype != torch.uint8 or tuple(plate.shape) != (camera.height, camera.width, 3):
         raise ValueError("backdrop of another size than the camera's picture")
-    model = AvatarModel(camera, branches, DriverFeatures(), plate.float() / 255.0, metadata.hidden)
+    features = DriverFeatures()
+    if (lids := tensors.get("features.lids")) is not None:
+        features.lids = checked_lids(lids)
+    model = AvatarModel(camera, branches, features, plate.float() / 255.0, metadata.hidden)
     for prefix, module in (("drivers.", model.drivers), ("features.", model.features)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     for name in BRANCHES:

@@ -94,6 +94,7 @@ class AvatarModel(nn.Module):
 
     def measure_limits(self, motion: MotionBatch) -> None:
         """Takes the ranges of the clip's own motion, when training is over; until then nothing is limited."""
+        self.features.measure_lids(motion)
         features = self.features(motion)
         for name in BRANCHES:
             replaced = 0 if self.beyond is None or name != "face" else motion.coefficients.shape[1]

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from avatar.conventions import BRANCHES, MOUTH_INDICES
 from avatar.dataset import MotionBatch
+from avatar.model.lids import as_lids_close, measure_lids
 
 COEFFICIENT_FLOOR = 0.05
 """Smallest standard deviation by which a coefficient is divided: a coefficient that the clip hardly showed must not
@@ -50,6 +51,8 @@ class DriverFeatures(nn.Module):
     mean_torso: Tensor
     head_std: Tensor
     torso_std: Tensor
+    lids: Tensor | None
+    """How the eyes close, see `lids`; None until training is over, in early files, and where the clip shows none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +62,7 @@ class DriverFeatures(nn.Module):
         self.register_buffer("mean_torso", torch.eye(3, 4))
         self.register_buffer("head_std", torch.ones(3))
         self.register_buffer("torso_std", torch.ones(3))
+        self.register_buffer("lids", None)
 
     @classmethod
     def from_motion(cls, motion: MotionBatch) -> DriverFeatures:
@@ -74,6 +78,10 @@ class DriverFeatures(nn.Module):
             spread = poses[:, :, 3].std(0, unbiased=False).clamp_min(POSITION_FLOOR_CM)
             getattr(features, f"{name}_std").copy_(spread)
         return features
+
+    def measure_lids(self, motion: MotionBatch) -> None:
+        """Takes how the eyes close from the clip's own motion, when training is over."""
+        self.lids = measure_lids(motion.coefficients)
 
     def width(self, branch: str) -> int:
         """Number of features that a branch listens to."""
@@ -97,7 +105,8 @@ class DriverFeatures(nn.Module):
 
     def forward(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B D"]]:
         """Features per branch, zero-mean, about unit size."""
-        coefficients = (motion.coefficients - self.coefficient_mean) / self.coefficient_std
+        driven = motion.coefficients if self.lids is None else as_lids_close(motion.coefficients, self.lids)
+        coefficients = (driven - self.coefficient_mean) / self.coefficient_std
         head, torso = motion.camera_from_head, motion.camera_from_torso
         torso_turn = rotation_vector(torso[:, :, :3] @ self.mean_torso[:, :3].T) / ROTATION_UNIT
         torso_shift = (torso[:, :, 3] - self.mean_torso[:, 3]) / self.torso_std

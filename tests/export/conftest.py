@@ -27,8 +27,8 @@ from avatar.types import Provenance
 
 
 def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400), speech: bool = True) -> Avatar:
-    """An avatar of the synthetic person with random, lively bases, limits of its motion, the geometric prior beyond
-    them and a random small speech model: nothing in it is zero, so every path of the player shows in the picture."""
+    """An avatar of the synthetic person with random, lively bases, lids, limits of its motion, the geometric prior
+    beyond them, and a random small speech model: nothing is zero, so every path of the player shows in the picture."""
     capture, track = person
     face, mouth, torso = gaussians
     config = ModelConfig(
@@ -39,6 +39,7 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
     frames = FrameSet(capture, track, torch.device("cpu"))
     model = initial_model(frames, config, seed=0)
     model.measure_limits(frames.training_motion())
+    model.features.lids = torch.tensor([[[0.05, 0.7], [0.5, 0.8], *[[0.1, 0.3]] * 5]] * 2)
     with torch.no_grad():
         for name in ("face", "mouth", "torso"):
             branch = model.branch(name)

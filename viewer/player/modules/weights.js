@@ -1,5 +1,5 @@
-// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py, limits.py and beyond.py, then the
-// mix of avatar/export/compact.py.
+// From a driver (52 coefficients and two poses) to basis weights: avatar/model/motion.py, lids.py, limits.py and beyond.py,
+// then the mix of avatar/export/compact.py.
 
 import { multiply3, rotationOf, transpose3 } from "./geometry.js";
 
@@ -21,6 +21,7 @@ export class Drivers {
     this.stats = Object.fromEntries(
       ["coefficient_mean", "coefficient_std", "mean_head", "mean_torso", "head_std", "torso_std"].map((key) => [key, data(`features.${key}`)]),
     );
+    this.lids = tensors["features.lids"] && { eyes: manifest.driver.eye_indices, bounds: data("features.lids") };
     this.beyond = tensors["beyond.mix"] && {
       mix: data("beyond.mix"),
       gram: data("beyond.gram"),
@@ -44,7 +45,7 @@ export class Drivers {
    */
   weights(coefficients, head, torso) {
     const { coefficient_mean: mean, coefficient_std: std } = this.stats;
-    const scaled = Array.from(coefficients, (c, i) => (c - mean[i]) / std[i]);
+    const scaled = Array.from(this.lids ? asLidsClose(coefficients, this.lids) : coefficients, (c, i) => (c - mean[i]) / std[i]);
     const parts = {
       coefficients: scaled,
       mouth_coefficients: this.mouth.map((i) => scaled[i]),
@@ -70,6 +71,22 @@ export class Drivers {
     if (Math.abs(wide) >= 1e-6) for (const i of this.mouth) missing[i] *= lips(wide) / wide;
     return Array.from({ length: count }, (_, m) => missing.reduce((sum, v, i) => sum + v * mix[i * count + m], 0));
   }
+}
+
+/** Coefficients with eyes that close as this person's do: bounds that close in from 0..1 on what goes with a blink. */
+function asLidsClose(coefficients, { eyes, bounds }) {
+  const changed = Array.from(coefficients);
+  eyes.forEach(([blink, ...others], side) => {
+    const at = 2 * (1 + others.length) * side;
+    const [opened, shut] = [bounds[at], bounds[at + 1]];
+    changed[blink] = Math.min(coefficients[blink], shut);
+    const closing = Math.min(1, Math.max(0, (changed[blink] - opened) / (shut - opened)));
+    others.forEach((column, i) => {
+      const [least, most] = [bounds[at + 2 * i + 2], bounds[at + 2 * i + 3]];
+      changed[column] = Math.max(Math.min(coefficients[column], 1 - closing * (1 - most)), closing * least);
+    });
+  });
+  return changed;
 }
 
 /** What a branch's driver hears of its features, the weights it answers, and these as far as their limits let them. */
