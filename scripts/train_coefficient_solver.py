@@ -72,7 +72,7 @@ class Options:
     """Training steps of the student."""
     seed: int = 0
     hold_out: bool = True
-    """Measures the student on each video with all others as training data."""
+    """Measures the student on each video with all others as training data, and the teacher against itself."""
 
 
 @dataclass
@@ -170,18 +170,11 @@ class Warp:
 
 def gather(videos: list[Path], options: Options) -> dict[str, np.ndarray]:
     """Runs both networks over the videos and their warped copies."""
-    import mediapipe
-    from mediapipe.tasks.python import BaseOptions, vision
-
     from avatar.track.detect import FaceMesh
 
-    teacher_options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=str(options.teacher)), output_face_blendshapes=True,
-        running_mode=vision.RunningMode.IMAGE,
-    )  # fmt: skip
     rng = np.random.default_rng(options.seed)
     pairs, number = Pairs(), 0
-    with vision.FaceLandmarker.create_from_options(teacher_options) as teacher:
+    with open_teacher(options.teacher) as teacher:
         for person, video in enumerate(videos):
             frames = list(head_crops(video))
             count = min(options.stretches, max(8, options.warps * len(frames) // STRETCH))
@@ -194,22 +187,45 @@ def gather(videos: list[Path], options: Options) -> dict[str, np.ndarray]:
             for stretch, run in runs:
                 with closing(FaceMesh()) as mesh:
                     for frame in run:
-                        _add_pair(pairs, person, stretch, frame, mesh, teacher, mediapipe)
+                        _add_pair(pairs, person, stretch, frame, mesh, teacher)
             print(f"{video.name}: {len(pairs.person)} pairs so far", flush=True)
     return {name: np.array(getattr(pairs, name)) for name in ("person", "stretch", "mesh", "teacher", "coefficients")}
 
 
-def _add_pair(pairs: Pairs, person: int, stretch: int, frame: np.ndarray, mesh, teacher, mediapipe) -> None:
-    found = mesh(frame).landmarks
-    result = teacher.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=frame))
-    if found is None or not result.face_blendshapes:
+def _add_pair(pairs: Pairs, person: int, stretch: int, frame: np.ndarray, mesh, teacher) -> None:
+    found, taught = mesh(frame).landmarks, ask(teacher, frame)
+    if found is None or taught is None:
         return
-    scores = {c.category_name: c.score for c in result.face_blendshapes[0]}
     pairs.person.append(person)
     pairs.stretch.append(stretch)
     pairs.mesh.append(found / WORKING_SIDE)
-    pairs.teacher.append(np.array([(p.x, p.y, p.z) for p in result.face_landmarks[0]], np.float32))
-    pairs.coefficients.append(np.array([scores.get(n, 0.0) for n in BLENDSHAPES], np.float32))
+    pairs.teacher.append(taught[0])
+    pairs.coefficients.append(taught[1])
+
+
+def open_teacher(bundle: Path):
+    """Google's Face Landmarker; close it after use."""
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    return vision.FaceLandmarker.create_from_options(
+        vision.FaceLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True,
+            running_mode=vision.RunningMode.IMAGE,
+        )
+    )  # fmt: skip
+
+
+def ask(teacher, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The teacher's landmarks [478, 3], frame widths, and coefficients [52] of one picture; None without a face."""
+    import mediapipe
+
+    picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
+    result = teacher.detect(picture)
+    if not result.face_blendshapes:
+        return None
+    scores = {c.category_name: c.score for c in result.face_blendshapes[0]}
+    landmarks = np.array([(p.x, p.y, p.z) for p in result.face_landmarks[0]], np.float32)
+    return landmarks, np.array([scores.get(n, 0.0) for n in BLENDSHAPES], np.float32)
 
 
 class CoefficientTeacher:
@@ -411,6 +427,22 @@ def measure_unseen(pairs: dict[str, np.ndarray], videos: list[str], options: Opt
     return "each person held out in turn: " + "; ".join(f"{r[0]:.3f} / {r[1]:.4f}" for r in rows) + "; " + mean
 
 
+def measure_teacher(videos: list[Path], options: Options) -> str:
+    """How well the teacher agrees with itself about a picture and its mirror image: what it sees twice alike is all
+    that anybody can learn of it. Prints it per video and returns the summary."""
+    other = _counterparts()
+    rows = []
+    with open_teacher(options.teacher) as teacher:
+        for number, video in enumerate(videos):
+            both = [(ask(teacher, f), ask(teacher, f[:, ::-1])) for f in head_crops(video)]
+            seen = [(plain[1], mirrored[1][other]) for plain, mirrored in both if plain and mirrored]
+            truth, again = (np.array(part) for part in zip(*seen, strict=True))
+            rows.append(agreement(again, truth))
+            print(f"person {number + 1}, the teacher in the mirror: correlation {rows[-1][0]:.3f} "
+                  f"({rows[-1][2]} active), MAE {rows[-1][1]:.4f}", flush=True)  # fmt: skip
+    return "the teacher in the mirror: " + "; ".join(f"{r[0]:.3f} / {r[1]:.4f}" for r in rows)
+
+
 def fit_prior(pairs: dict[str, np.ndarray], options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Landmark motion per unit coefficient [52, 478, 3] cm, and each landmark's noise over the steadiest's [478]."""
     from avatar.track.coefficients import frontal, upright
@@ -452,12 +484,16 @@ def _symmetric(prior: np.ndarray) -> np.ndarray:
     """Averages each coefficient's motion with the mirror image of its counterpart's."""
     from avatar.track.mesh import mirror_points
 
+    return (prior + prior[_counterparts()][:, mirror_points()] * [-1, 1, 1]) / 2
+
+
+def _counterparts() -> list[int]:
+    """Of each coefficient the one of the other side; itself in the middle."""
     swap = {"Left": "Right", "Right": "Left"}
     index = {n: i for i, n in enumerate(BLENDSHAPES)}
-    other = [
+    return [
         next((index[n[: -len(s)] + o] for s, o in swap.items() if n.endswith(s)), i) for i, n in enumerate(BLENDSHAPES)
     ]
-    return (prior + prior[other][:, mirror_points()] * [-1, 1, 1]) / 2
 
 
 def _without_rigid(prior: np.ndarray) -> np.ndarray:
@@ -493,6 +529,7 @@ def main(options: Options) -> None:
         "trained_on": f"{len(videos)} people, {len(pairs['person'])} pairs, {options.queries} queries of the teacher",
     }
     if options.hold_out:
+        source["repeatability"] = measure_teacher(videos, options)
         source["held_out"] = measure_unseen(pairs, [f"person {k + 1}" for k in range(len(videos))], options)
     prior, noise = fit_prior(pairs, options)
     save_file({"displacement": prior.astype(np.float16)}, options.out / "landmark_prior.safetensors", metadata=source)
