@@ -13,7 +13,7 @@ from avatar.model import Avatar
 from avatar.model.beyond import LIPS_CM, LIPS_REACH
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.lids import EYES
-from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
+from avatar.model.limits import FEATURE_REACH, WEIGHT_REACH
 from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
 from avatar.raster import reference
 from avatar.speech.manner import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS
@@ -55,7 +55,7 @@ def described(
         "driver": {
             "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
             "eye_indices": [list(eye) for eye in EYES],
-            "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH, "radius_reach": RADIUS_REACH,
+            "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH,
             "lips_cm": list(LIPS_CM),
             "lips_reach": LIPS_REACH,
         },

@@ -19,9 +19,9 @@ B.basis_steps            K N           float16   ... this times the column's uni
 drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
 features.lids            2 7 2         float32   how the eyes close, see lids; lacks where the clip does not show it
-limits.B.features        2 D           float32   lowest and highest driver feature, and basis weight, that pass
-limits.B.weights         2 K           float32   unchanged, see limits; without them nothing is limited
-limits.B.radius          1             float32   largest common distance of the weights that passes unchanged
+limits.B.features        2 D           float32   lowest and highest driver feature that passes unchanged, see limits
+limits.B.middle          K             float32   of the ellipsoid of basis weights that pass unchanged, and
+limits.B.whitening       K K           float32   what makes it a unit ball; early files: ranges, or no limits at all
 beyond.mesh              478 3         float32   landmarks of the mean expression, head space, cm, and their motion
 beyond.field             52 478 3      float16   per unit of each coefficient, cm, see beyond; early files lack both
 backdrop                 H W 3         uint8     what is behind the person

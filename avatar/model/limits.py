@@ -2,8 +2,8 @@
 
 Training leaves a motion field undefined wherever no frame was: a slider at 1.0 of a coefficient that the clip never
 moved drives the learned bases tens of times as far as any frame did, and the face falls apart. So the driver's
-features, and the basis weights they give, pass unchanged within the clip's own range (somewhat widened) and approach a
-bound beyond it. What the limits cut off, the geometric prior moves instead (`beyond`). Sliders, tracks and speech all
+features, and the basis weights they give, pass unchanged within the clip's own (somewhat widened) and approach a bound
+beyond it. What the limits cut off, the geometric prior moves instead (`beyond`). Sliders, tracks and speech all
 pass here, through `AvatarModel.weights`; the head's rigid pose is not touched.
 """
 
@@ -15,20 +15,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avatar.model.ellipsoid import enclosing_ellipsoid
+
 FEATURE_MARGIN: Final = 0.25
-WEIGHT_MARGIN: Final = 0.25
 """The clip's range is widened by this share of itself on each side, so that what the person does in the next minute
 (and in the held-out part) is theirs and stays as it is."""
 FEATURE_FLOOR: Final = 2.0
 """A feature may always go this far from the mean, in its own unit (see `motion`): what the clip hardly showed must not
 be frozen. Not so where the geometric prior takes over what is cut off."""
 FEATURE_REACH: Final = 0.75
-WEIGHT_REACH: Final = 0.15
 """How far beyond the widened range the limit lies, as a share of that range's width."""
-RADIUS_MARGIN: Final = 0.1
-RADIUS_REACH: Final = 0.15
-"""No frame has all weights at their extremes at once, so their common distance from the middle is limited too: it may
-be this share longer than in the clip's most extreme frame, and the limit lies this share beyond that."""
+WEIGHT_MARGIN: Final = 0.1
+WEIGHT_REACH: Final = 0.15
+"""The smallest ellipsoid about the weights of all frames is widened by this share, and the limit lies this share beyond
+that. Ranges of each weight on its own leave corners that no frame comes near: a coefficient that never moved alone
+went there, and skin and chin of a short clip fell apart well within them."""
 
 
 def soft_limit(
@@ -75,18 +76,19 @@ class SoftRange(nn.Module):
 
 
 class BranchLimits(nn.Module):
-    """The limits of one branch: of what its driver hears, and of what it answers, one by one and together."""
+    """The limits of one branch: of what its driver hears, one by one, and of what it answers, together."""
 
-    radius: Tensor | None
+    middle: Tensor | None
+    whitening: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.features = SoftRange(FEATURE_REACH)
-        self.weights = SoftRange(WEIGHT_REACH)
-        self.register_buffer("radius", None)
+        self.register_buffer("middle", None)
+        self.register_buffer("whitening", None)
 
     def measure(self, features: Float[Tensor, "B D"], weights: Float[Tensor, "B K"], replaced: int = 0) -> None:
-        """Takes the ranges of the clip's own motion: driver features, and the weights they give without a limit.
+        """Takes the clip's own motion: driver features, and the weights they give without a limit.
 
         Args:
             replaced: the first so many features have no floor, because the geometric prior does what they no longer do.
@@ -94,45 +96,44 @@ class BranchLimits(nn.Module):
         floor = torch.full((features.shape[1],), FEATURE_FLOOR)
         floor[:replaced] = 0.0
         self.features.measure(features, FEATURE_MARGIN, floor)
-        self.weights.measure(weights, WEIGHT_MARGIN)
-        self.radius = (1 + RADIUS_MARGIN) * self._from_middle(weights)[0].norm(dim=1).amax().reshape(1)
+        middle, whitening = enclosing_ellipsoid(weights)
+        self.middle, self.whitening = middle, whitening / (1 + WEIGHT_MARGIN)
 
     def limited_weights(self, weights: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-        """Each weight kept near its range, then all together near the clip's most extreme frame."""
-        weights = self.weights(weights)
-        if self.radius is None or self.weights.bounds is None:
+        """Weights within the ellipsoid as they are, others moved towards its middle until they are near it."""
+        if self.middle is None or self.whitening is None:
             return weights
-        offset, half = self._from_middle(weights)
-        length = offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        # A length has no lower limit: the range from 0, whose width is the radius itself.
-        allowed = soft_limit(length, torch.zeros_like(self.radius), self.radius, RADIUS_REACH)
-        return weights + offset * half * (allowed / length - 1)
-
-    def _from_middle(self, weights: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, " K"]]:
-        """Distances from the middle of the range in half widths, and the half widths."""
-        assert self.weights.bounds is not None
-        low, high = self.weights.bounds
-        half = 0.5 * (high - low) + 1e-6
-        return (weights - 0.5 * (low + high)) / half, half
+        offset = weights - self.middle
+        length = (offset @ self.whitening).norm(dim=1, keepdim=True).clamp_min(1e-6)
+        allowed = soft_limit(length, length.new_zeros(1), length.new_ones(1), WEIGHT_REACH)
+        return weights + offset * (allowed / length - 1)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """``features`` (2 D) and ``weights`` (2 K): lowest and highest value that passes unchanged; ``radius`` (1).
-        Empty before the clip's motion was measured."""
-        found = {"features": self.features.bounds, "weights": self.weights.bounds, "radius": self.radius}
+        """``features`` (2 D): lowest and highest value that passes unchanged; ``middle`` (K) and ``whitening`` (K K) of
+        the ellipsoid of weights that do. Empty before the clip's motion was measured."""
+        found = {"features": self.features.bounds, "middle": self.middle, "whitening": self.whitening}
         return {key: bounds for key, bounds in found.items() if bounds is not None}
 
     def load_tensors(self, tensors: dict[str, Tensor], features: int, bases: int) -> None:
-        """Back from `to_tensors`.
+        """Back from `to_tensors`; early files hold a range of each weight, and how far all together may go in it.
 
         Raises:
-            ValueError: a range of another shape, or one that ends before it begins.
+            ValueError: another shape, or a range that ends before it begins.
         """
-        for key, part, width in (("features", self.features, features), ("weights", self.weights, bases)):
-            bounds = tensors.get(key)
-            if bounds is not None and (tuple(bounds.shape) != (2, width) or not bool((bounds[0] <= bounds[1]).all())):
-                raise ValueError(f"limits of the {key} have shape {tuple(bounds.shape)} or are no range")
-            part.bounds = bounds
-        radius = tensors.get("radius")
-        if radius is not None and (tuple(radius.shape) != (1,) or float(radius) < 0):
-            raise ValueError(f"limits hold a radius of shape {tuple(radius.shape)} or below 0")
-        self.radius = radius
+        bounds, ranges = _checked_range(tensors, "features", features), _checked_range(tensors, "weights", bases)
+        middle, whitening = tensors.get("middle"), tensors.get("whitening")
+        if ranges is not None and whitening is None:
+            radius = tensors.get("radius", torch.tensor([bases**0.5]))
+            middle, half = ranges.mean(dim=0), 0.5 * (ranges[1] - ranges[0]) + 1e-6
+            whitening = torch.diag(1 / (half * radius.clamp_min(1e-6)))
+        shapes = [tuple(t.shape) for t in (middle, whitening) if t is not None]
+        if shapes and shapes != [(bases,), (bases, bases)]:
+            raise ValueError(f"limits of the weights have shapes {shapes}")
+        self.features.bounds, self.middle, self.whitening = bounds, middle, whitening
+
+
+def _checked_range(tensors: dict[str, Tensor], key: str, width: int) -> Tensor | None:
+    bounds = tensors.get(key)
+    if bounds is not None and (tuple(bounds.shape) != (2, width) or not bool((bounds[0] <= bounds[1]).all())):
+        raise ValueError(f"limits of the {key} have shape {tuple(bounds.shape)} or are no range")
+    return bounds

@@ -30,7 +30,7 @@ from avatar.export.sources import player_sources, source_files
 from avatar.model import Avatar
 from avatar.model.beyond import MODES
 from avatar.model.gaussians import BASIS_COLUMNS
-from avatar.model.limits import FEATURE_REACH, RADIUS_REACH, WEIGHT_REACH
+from avatar.model.limits import FEATURE_REACH, WEIGHT_REACH
 from avatar.progress import SILENT
 from avatar.raster import reference
 
@@ -153,12 +153,12 @@ def test_driver_limits_and_mix_are_stored_apart(silent, exact):
     someone = Avatar.load(silent)
     files = player_files(someone, ExportOptions(name="silent", avatar_path=silent, float_bases=exact))
     driver, found = json.loads(files["manifest.json"])["driver"], stored(files)
-    reaches = [driver[f"{key}_reach"] for key in ("feature", "weight", "radius")]
-    assert reaches == [FEATURE_REACH, WEIGHT_REACH, RADIUS_REACH]
+    reaches = [driver[f"{key}_reach"] for key in ("feature", "weight")]
+    assert reaches == [FEATURE_REACH, WEIGHT_REACH]
     for name, bases in (exact_bases(someone) if exact else compact_bases(someone)).items():
         np.testing.assert_array_equal(found[f"{name}.mix"], bases.mix.astype(np.float32))
         limits = someone.model.branch_limits(name).to_tensors()
-        assert set(limits) == {"features", "weights", "radius"}
+        assert set(limits) == {"features", "middle", "whitening"}
         for key, bounds in limits.items():
             np.testing.assert_array_equal(found[f"limits.{name}.{key}"], bounds)
         for key, value in someone.model.drivers[name].state_dict().items():

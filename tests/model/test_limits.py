@@ -15,7 +15,15 @@ from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import initial_model
 from avatar.model.file import load_avatar_file
-from avatar.model.limits import FEATURE_FLOOR, FEATURE_REACH, BranchLimits, SoftRange, soft_limit
+from avatar.model.limits import (
+    FEATURE_FLOOR,
+    FEATURE_REACH,
+    WEIGHT_MARGIN,
+    WEIGHT_REACH,
+    BranchLimits,
+    SoftRange,
+    soft_limit,
+)  # fmt: skip
 
 SMALL = ModelConfig(face=BranchConfig(300, 6), mouth=BranchConfig(40, 3), torso=BranchConfig(120, 3), driver_hidden=8)
 
@@ -91,25 +99,35 @@ def test_coefficients_far_beyond_the_clip_keep_the_weights_near_its_own(frames, 
     wild = model.weights(beyond(frames, 5.0))
     model.measure_limits(motion)
     tame = model.weights(beyond(frames, 5.0))
-    span = own["face"].amax(0) - own["face"].amin(0)
-    assert float((wild["face"].amax(0) - own["face"].amax(0)).abs().max()) > 5 * float(span.max())
-    # 0.25 of the span is the margin; the reach is 0.15 of the 1.5 spans in between the margins.
-    assert bool((tame["face"] <= own["face"].amax(0) + 0.476 * span + 1e-4).all())
-    assert bool((tame["face"] >= own["face"].amin(0) - 0.476 * span - 1e-4).all())
+    limits = model.branch_limits("face")
+    reached = [((w["face"] - limits.middle) @ limits.whitening).norm(dim=1) for w in (own, wild, tame)]
+    assert float(reached[0].max()) == pytest.approx(1 / (1 + WEIGHT_MARGIN), rel=1e-3)
+    assert float(reached[1].max()) > 5
+    assert float(reached[2].max()) < 1 + WEIGHT_REACH
     assert not torch.allclose(tame["face"], own["face"], atol=1e-2)  # it still moves
 
 
 @torch.no_grad()
-def test_all_weights_together_stay_near_the_most_extreme_frame() -> None:
+def test_all_weights_together_stay_near_the_clips_frames() -> None:
     limits = BranchLimits()
     circle = torch.linspace(0, 6.28, 200)
     own = torch.stack([circle.cos(), 2 * circle.sin() + 1], dim=1)  # an ellipse: its corners are never reached
     limits.measure(torch.zeros(200, 3), own)
     assert torch.equal(limits.limited_weights(own), own)
     corner = limits.limited_weights(torch.tensor([[1.0, 3.0], [-50.0, 101.0]]))
-    length = ((corner - torch.tensor([0.0, 1.0])) / torch.tensor([1.5, 3.0])).norm(dim=1)  # half widths with margins
-    assert bool((length < 1.1 * 1.15 / 1.5 + 1e-3).all())
-    assert float(corner[0, 0] / (corner[0, 1] - 1)) == pytest.approx(0.5, abs=1e-3)  # shortened, not bent
+    length = ((corner - torch.tensor([0.0, 1.0])) / torch.tensor([1.0, 2.0])).norm(dim=1)
+    assert bool((length < 1.1 * 1.15 * 1.03).all())
+    assert float(corner[0, 0] / (corner[0, 1] - 1)) == pytest.approx(0.5, abs=0.03)  # shortened, not bent
+
+
+def test_ranges_and_a_radius_of_an_early_file_still_limit() -> None:
+    """A range of each weight and a radius: nothing within, everything far beyond near the radius."""
+    limits = BranchLimits()
+    limits.load_tensors({"weights": torch.tensor([[-1.0, 0.0], [1.0, 4.0]]), "radius": torch.tensor([1.2])}, 3, 2)
+    inside = torch.tensor([[0.9, 2.5], [-0.5, 0.6]])
+    assert torch.equal(limits.limited_weights(inside), inside)
+    far = (limits.limited_weights(torch.tensor([[50.0, 2.0]])) - torch.tensor([0.0, 2.0])) / torch.tensor([1.0, 2.0])
+    assert 1.2 < float(far.norm()) < 1.2 * (1 + WEIGHT_REACH) + 1e-4
 
 
 def test_the_file_keeps_the_limits(frames, model, saved) -> None:
@@ -133,5 +151,8 @@ def test_damaged_limits_are_one_clear_sentence(frames, model, saved) -> None:
         header = file.metadata()
     tensors = load_file(path)
     save_file({**tensors, "limits.face.features": tensors["limits.face.features"].flip(0).contiguous()}, path, header)
+    with pytest.raises(UserError, match="damaged"):
+        load_avatar_file(path)
+    save_file({**tensors, "limits.face.whitening": tensors["limits.face.whitening"][:1].clone()}, path, header)
     with pytest.raises(UserError, match="damaged"):
         load_avatar_file(path)

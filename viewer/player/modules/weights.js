@@ -123,16 +123,12 @@ function driven({ bases, linear, hidden, bias, out }, features) {
 }
 
 /** What keeps a branch near its clip's motion: functions of its driver's features and of the weights these give. */
-function limitsOf(name, tensors, { feature_reach, weight_reach, radius_reach }) {
+function limitsOf(name, tensors, { feature_reach, weight_reach }) {
   const data = (key) => tensors[`limits.${name}.${key}`]?.data;
-  const [features, weights, radius] = [data("features"), data("weights"), data("radius")];
-  const each = (values, bounds, reach) => (bounds ? values.map((v, i) => softLimit(v, bounds[i], bounds[bounds.length / 2 + i], reach)) : values);
+  const [bounds, middle, whitening] = [data("features"), data("middle"), data("whitening")];
   return {
-    features: (values) => each(values, features, feature_reach),
-    weights: (values) => {
-      const near = each(values, weights, weight_reach);
-      return weights && radius ? together(near, weights, radius[0], radius_reach) : near;
-    },
+    features: (values) => (bounds ? values.map((v, i) => softLimit(v, bounds[i], bounds[bounds.length / 2 + i], feature_reach)) : values),
+    weights: (values) => (whitening ? together(values, middle, whitening, weight_reach) : values),
   };
 }
 
@@ -144,12 +140,11 @@ function softLimit(value, low, high, reach) {
   return inside + (excess * room) / (Math.abs(excess) + room);
 }
 
-/** All weights' common distance from the middle of their ranges, in half widths, kept near `radius`. */
-function together(weights, bounds, radius, reach) {
-  const count = weights.length;
-  const middle = (k) => 0.5 * (bounds[k] + bounds[count + k]);
-  const half = (k) => 0.5 * (bounds[count + k] - bounds[k]) + 1e-6;
-  const length = Math.max(1e-6, Math.hypot(...weights.map((w, k) => (w - middle(k)) / half(k))));
-  const share = softLimit(length, 0, radius, reach) / length;
-  return weights.map((w, k) => w + (w - middle(k)) * (share - 1));
+/** Weights near the ellipsoid that `whitening` makes a unit ball about `middle`: moved towards its middle. */
+function together(weights, middle, whitening, reach) {
+  const offset = weights.map((w, k) => w - middle[k]);
+  const along = offset.map((_, row) => offset.reduce((sum, v, k) => sum + whitening[row * offset.length + k] * v, 0));
+  const length = Math.max(1e-6, Math.hypot(...along));
+  const share = softLimit(length, 0, 1, reach) / length;
+  return weights.map((w, k) => w + offset[k] * (share - 1));
 }
