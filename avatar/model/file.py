@@ -18,7 +18,7 @@ B.basis_rest             K N 11        int8      quats 4, log_scales 3, colors 3
 B.basis_steps            K N           float16   ... this times the column's unit (`model.gaussians.BASIS_UNITS`)
 drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
-features.lids            2 7 2         float32   how the eyes close, see lids; lacks where the clip does not show it
+features.lids            2 7 2         float32   how the eyes close, see lids; absent where the clip does not show it
 limits.B.features        2 D           float32   lowest and highest driver feature that passes unchanged, see limits
 limits.B.middle          K             float32   of the ellipsoid of basis weights that pass unchanged, and
 limits.B.whitening       K K           float32   what makes it a unit ball; early files: ranges, or no limits at all
