@@ -112,6 +112,8 @@ class TrainConfig:
     steps: int = 2500
     batch: int = 1
     seed: int = 0
+    codes_hidden: float = 0.5
+    """Share of the steps without the frames' appearance codes, so that motion without them is learned too."""
     losses: LossConfig = field(default_factory=LossConfig)
     rates: RateConfig = field(default_factory=RateConfig)
     density: DensityConfig = field(default_factory=DensityConfig)

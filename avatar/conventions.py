@@ -62,5 +62,8 @@ MOUTH_BLENDSHAPES: Final = tuple(n for n in BLENDSHAPES if n.startswith(("jaw", 
 """What speech drives and what the mouth branch sees."""
 MOUTH_INDICES: Final = tuple(BLENDSHAPE_INDEX[n] for n in MOUTH_BLENDSHAPES)
 
+CODES: Final = {"head_codes": 8, "mouth_codes": 6, "torso_codes": 6}
+"""Appearance codes of a frame (`avatar.track.codes`), in this order, about 0 and of unit size."""
+
 LANDMARKS: Final = 478
 """MediaPipe face mesh with irises: 468 skin points, then 5 + 5 iris points."""

@@ -80,3 +80,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
             # The library wraps the system's error into text: "... (os error 28)".
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number.group(1)) if number else errno.EIO, one_line(error)) from error
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file whose names begin so, without that beginning."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -106,6 +106,9 @@ class Track:
     """What is behind the person: robust mean of the uncovered pixels, filled where never seen."""
     reference_frame: int
     findings: tuple[Finding, ...] = ()
+    codes: Float32[np.ndarray, "N C"] | None = None
+    """Appearance codes (conventions.CODES): how each picture differs from the clip's mean, in numbers; None in files of
+    early versions and where the clip is too short to learn them."""
 
 
 @runtime_checkable
@@ -142,11 +145,18 @@ class Motion:
     coefficients: Float32[np.ndarray, "N 52"]
     camera_from_head: Float[np.ndarray, "N 4 4"]
     camera_from_torso: Float[np.ndarray, "N 4 4"]
+    codes: Float32[np.ndarray, "N C"] | None = None
+    """Appearance codes (conventions.CODES) that a picture of this frame gave; None where no picture was seen, and the
+    avatar then expects the likeliest."""
 
     def at(self, frames: np.ndarray | slice) -> Motion:
         """Some of the frames."""
         return Motion(
-            self.times[frames], self.coefficients[frames], self.camera_from_head[frames], self.camera_from_torso[frames]
+            self.times[frames],
+            self.coefficients[frames],
+            self.camera_from_head[frames],
+            self.camera_from_torso[frames],
+            None if self.codes is None else self.codes[frames],
         )
 
 

@@ -3,13 +3,15 @@
     python scripts/ablate.py RUN_FOLDER... [--preset quick] [--steps 800] [--only NAME...] [--threads 1]
 
 A run folder is what `avatar fit` leaves: its decoded frames and its track are used again, only training is repeated.
-Scores are of the tracked row, on all held-out frames; seconds are processor time. docs/quality.md holds the table.
+Scores are of the tracked row, on all held-out frames, and for the PSNR also of the row *driven* (without appearance
+codes); seconds are processor time. docs/quality.md holds the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +31,8 @@ from avatar.train import Trainer
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "no appearance codes": {"track": {"codes": None}},
+    "appearance codes in every step": {"train": {"codes_hidden": 0.0}},
     "half the bases": {"model": {"face": {"bases": 10}, "mouth": {"bases": 4}, "torso": {"bases": 3}}},
     "half as many bases again": {"model": {"face": {"bases": 30}, "mouth": {"bases": 12}, "torso": {"bases": 9}}},
     "hashgrid, baked": {"model": {"motion": "hashgrid"}},
@@ -40,19 +44,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def held_out_scores(frames: FrameSet, config: FitConfig) -> dict[str, Any]:
-    """Trains from step 0 and scores the finished model."""
+def held_out_scores(frames: FrameSet, config: FitConfig) -> tuple[dict[str, Any], float]:
+    """Trains from step 0; scores of the finished model, and its PSNR without appearance codes in dB."""
     with TemporaryDirectory() as folder:
         trainer = Trainer(frames, initial_model(frames, config.model, config.train.seed), config, Path(folder))
         trainer.run()
         model, _ = finished_model(trainer, SILENT)
-    scores = Scores()
+    tracked, driven = Scores(), Scores()
     for index in frames.held_out_indices:
         batch = frames.batch(np.array([index]))
-        with torch.no_grad():
-            image = model(batch.motion).image[0].clamp(0, 1).cpu().numpy()
-        scores.add(image, frames.picture(int(index)), frames.track.regions.labels(int(index)))
-    return scores.result()
+        for scores, motion in ((tracked, batch.motion), (driven, replace(batch.motion, codes=None))):
+            with torch.no_grad():
+                image = model(motion).image[0].clamp(0, 1).cpu().numpy()
+            scores.add(image, frames.picture(int(index)), frames.track.regions.labels(int(index)))
+    return tracked.result(), driven.result()["psnr"]
 
 
 def main() -> None:
@@ -65,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = with_changes(load_preset(options.preset), {"train": {"steps": options.steps}}, "--steps")
-    print("| | " + " | ".join(f"{run.name}: PSNR, head, torso, seconds" for run in options.runs) + " |")
+    print("| | " + " | ".join(f"{run.name}: PSNR, driven, head, torso, seconds" for run in options.runs) + " |")
     print("|---" * (1 + len(options.runs)) + "|")
     sets = [
         FrameSet(load_capture(run / "capture"), load_track(run / "track.safetensors"), torch.device("cpu"))
@@ -74,10 +79,12 @@ def main() -> None:
     for name in options.only:
         cells = []
         for frames in sets:
-            start = time.process_time()
-            result = held_out_scores(frames, with_changes(preset, VARIANTS[name], name))
-            seconds = time.process_time() - start
-            cells.append(f"{result['psnr']:.2f}, {result['head']:.2f}, {result['torso']:.2f}, {seconds:.0f}")
+            start, changes = time.process_time(), dict(VARIANTS[name])
+            track = replace(frames.track, **changes.pop("track", {}))
+            chosen = FrameSet(frames.capture, track, frames.device)
+            result, driven = held_out_scores(chosen, with_changes(preset, changes, name))
+            scores = (f"{value:.2f}" for value in (result["psnr"], driven, result["head"], result["torso"]))
+            cells.append(", ".join([*scores, f"{time.process_time() - start:.0f}"]))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 

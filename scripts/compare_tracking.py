@@ -81,7 +81,7 @@ def raw_track(capture: Capture, track: Track, teacher: Path) -> Track:
     camera = Camera(float(focal), size / 2, size / 2, size, size)
     return dataclasses.replace(
         track, camera=camera, camera_from_head=poses, coefficients=coefficients, valid=track.valid & found,
-        camera_from_torso=_torso_in(track, camera, poses[track.reference_frame]),
+        camera_from_torso=_torso_in(track, camera, poses[track.reference_frame]), codes=None,
     )  # fmt: skip
 
 

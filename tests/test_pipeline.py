@@ -82,7 +82,7 @@ def test_fit_leaves_what_it_promises(result) -> None:
     report = json.loads((folder / "report.json").read_text())
     for key in ("psnr", "ssim", "head", "mouth", "torso", "background", "frames", "seconds_fit", "device"):
         assert report[key] is not None, key
-    assert list(report["rows"]) == ["tracked", "refined", "speech"]
+    assert list(report["rows"]) == ["tracked", "driven", "refined", "speech"]
     assert report["psnr"] == report["rows"]["tracked"]["psnr"] < report["rows"]["refined"]["psnr"]
     with av.open(str(folder / "preview.mp4")) as preview:
         assert preview.streams.audio and preview.streams.video[0].width >= 3 * SIZE

@@ -22,13 +22,20 @@ class MotionBatch:
     coefficients: Float[Tensor, "B 52"]
     camera_from_head: Float[Tensor, "B 3 4"]
     camera_from_torso: Float[Tensor, "B 3 4"]
+    codes: Float[Tensor, "B C"] | None = None
+    """Appearance codes, see types.Motion."""
 
     def __len__(self) -> int:
         return self.coefficients.shape[0]
 
     def at(self, frames: Int[Tensor, " n"] | slice) -> MotionBatch:
         """Some of the frames."""
-        return MotionBatch(self.coefficients[frames], self.camera_from_head[frames], self.camera_from_torso[frames])
+        return MotionBatch(
+            self.coefficients[frames],
+            self.camera_from_head[frames],
+            self.camera_from_torso[frames],
+            None if self.codes is None else self.codes[frames],
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def motion_tensors(motion: Motion | Track, device: torch.device) -> MotionBatch:
         coefficients=tensor(motion.coefficients),
         camera_from_head=tensor(motion.camera_from_head[:, :3]),
         camera_from_torso=tensor(motion.camera_from_torso[:, :3]),
+        codes=None if motion.codes is None else tensor(motion.codes),
     )
 
 

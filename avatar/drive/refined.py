@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+from jaxtyping import Bool
+
+from avatar.dataset import motion_tensors
 from avatar.geometry import project, transform
 from avatar.model import Avatar
 from avatar.progress import Reporter
@@ -70,7 +74,27 @@ def refined_motion(avatar: Avatar, motion: Motion, capture: Capture, track: Trac
         np.where(keep, result.coefficients, motion.coefficients),
         np.where(keep[..., None], result.camera_from_head, motion.camera_from_head),
         np.where(keep[..., None], result.camera_from_torso, motion.camera_from_torso),
+        _codes(avatar, motion, result, keep),
     )
+
+
+def with_codes_along(avatar: Avatar, before: Motion, after: Motion) -> Motion:
+    """A changed motion whose appearance codes, where it has any, moved as far as the change makes likely."""
+    if before.codes is None:
+        return after
+    device, features = avatar.model.backdrop.device, avatar.model.features
+    was, now = (features.likeliest_codes(motion_tensors(motion, device)) for motion in (before, after))
+    if was is None or now is None:
+        return after
+    return replace(after, codes=before.codes + (now - was).cpu().numpy())
+
+
+def _codes(avatar: Avatar, motion: Motion, refined: Motion, keep: Bool[np.ndarray, "N 1"]) -> np.ndarray | None:
+    """The refined appearance codes, and where the picture tells nothing the likeliest."""
+    likely = avatar.model.features.likeliest_codes(motion_tensors(motion, avatar.model.backdrop.device))
+    if likely is None or refined.codes is None:
+        return None
+    return np.where(keep, refined.codes, likely.cpu().numpy())
 
 
 def _refined(

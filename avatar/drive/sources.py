@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from avatar.conventions import SAMPLE_RATE
 from avatar.drive.edits import read_track_file
@@ -80,9 +80,14 @@ def resampled(motion: Motion, fps: float) -> Motion:
     times = start + np.arange(int(np.floor((end - start) * fps + 1e-6)) + 1) / fps
     if len(motion.times) < 2:
         return motion
+
+    def between(columns: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "M D"]:
+        return np.stack([np.interp(times, motion.times, c) for c in columns.T], axis=1).astype(np.float32)
+
     return Motion(
         times,
-        np.stack([np.interp(times, motion.times, c) for c in motion.coefficients.T], axis=1).astype(np.float32),
+        between(motion.coefficients),
         poses_at(times, motion.times, motion.camera_from_head),
         poses_at(times, motion.times, motion.camera_from_torso),
+        None if motion.codes is None else between(motion.codes),
     )

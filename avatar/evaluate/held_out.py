@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,16 @@ def evaluated_indices(frames: FrameSet) -> np.ndarray:
     return held_out if len(held_out) else frames.train_indices
 
 
-def tracked_motion(frames: FrameSet, indices: np.ndarray) -> Motion:
-    """The motion as the tracking stage gives it."""
-    return own_motion(frames.track).at(indices)
+def tracked_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion:
+    """The motion as the tracking stage gives it.
+
+    Appearance codes mean something in the track that taught them alone: the avatar's own, of the clip it was made from.
+    For another clip there are none."""
+    own, codes = avatar.motion, None
+    same = avatar.metadata.provenance.source_sha256 == frames.capture.source_sha256
+    if own is not None and same and np.array_equal(own.times, frames.track.times):
+        codes = own.codes
+    return replace(own_motion(frames.track), codes=codes).at(indices)
 
 
 def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion | None:
@@ -61,7 +68,7 @@ def speech_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Moti
     audio, features = frames.capture.audio, frames.speech
     if avatar.speech is None or audio is None or features is None:
         return None
-    tracked = tracked_motion(frames, indices)
+    tracked = tracked_motion(avatar, frames, indices)
     coefficients = tracked.coefficients.copy()
     coefficients[:, list(MOUTH_INDICES)] = predict_mouth(
         avatar.speech, avatar.person, audio, tracked.times, offset_seconds=features.offset_seconds
@@ -79,7 +86,7 @@ def render_as_clip(
 
 
 def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save_frames: Path | None = None) -> HeldOut:
-    """Scores the rows *tracked*, *refined* and *speech* over the held-out frames.
+    """Scores the rows *tracked*, *driven*, *refined* and *speech* over the held-out frames.
 
     Args:
         save_frames: folder for the tracked row's pictures, ``render/%06d.png`` and ``truth/%06d.png`` by frame number.
@@ -95,8 +102,11 @@ def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save
 def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames: Path | None) -> HeldOut:
     indices = evaluated_indices(frames)
     spoken = speech_motion(avatar, frames, indices)
-    tracked = tracked_motion(frames, indices)
+    tracked = tracked_motion(avatar, frames, indices)
     rows = {"tracked": _scored(avatar, frames, indices, tracked, "scoring held-out frames", reporter, save_frames)}
+    if tracked.codes is not None:
+        blind = replace(tracked, codes=None)
+        rows["driven"] = _scored(avatar, frames, indices, blind, "scoring coefficients and poses alone", reporter)
     refined = refined_motion(avatar, frames, indices, tracked, reporter)
     rows["refined"] = _scored(avatar, frames, indices, refined, "scoring refined motion", reporter)
     if spoken is not None:
@@ -148,7 +158,7 @@ def preview(avatar: Avatar, frames: FrameSet) -> tuple[Iterator[UInt8[np.ndarray
     indices = evaluated_indices(frames)
     sources = {
         "truth": (frames.capture.frames[int(i)] for i in indices),
-        "tracked": render_as_clip(avatar, frames, tracked_motion(frames, indices), indices),
+        "tracked": render_as_clip(avatar, frames, tracked_motion(avatar, frames, indices), indices),
     }
     spoken = speech_motion(avatar, frames, indices)
     if spoken is not None:
@@ -162,7 +172,7 @@ def _shown_frames(
     shown = []
     for label, position in representative_frames(per_frame).items():
         index = indices[[position]]
-        image = next(render_as_clip(avatar, frames, tracked_motion(frames, index), index))
+        image = next(render_as_clip(avatar, frames, tracked_motion(avatar, frames, index), index))
         truth = frames.capture.frames[int(index[0])]
         shown.append(HeldOutFrame(int(index[0]), label, per_frame[position], truth, image))
     return tuple(shown)
@@ -173,7 +183,7 @@ def shown_frames(avatar: Avatar, frames: FrameSet, numbers: Sequence[int]) -> tu
     if not numbers:
         return ()
     indices = np.asarray(numbers)
-    motion = tracked_motion(frames, indices)
+    motion = tracked_motion(avatar, frames, indices)
     shown = []
     for number, image in zip(numbers, render_as_clip(avatar, frames, motion, indices), strict=True):
         box, truth = _mouth_square(frames, number), frames.capture.frames[number]
@@ -189,7 +199,7 @@ def _mouth_square(frames: FrameSet, index: int) -> Box:
 def _mouth_crops(avatar: Avatar, frames: FrameSet, indices: np.ndarray, spoken: Motion | None) -> tuple[MouthCrop, ...]:
     """Evenly spaced held-out mouths."""
     positions: list[int] = np.unique(np.linspace(0, len(indices) - 1, MOUTH_CROPS).round().astype(int)).tolist()
-    tracked = tracked_motion(frames, indices)
+    tracked = tracked_motion(avatar, frames, indices)
     crops = []
     for position in positions:
         index, one = int(indices[position]), slice(position, position + 1)

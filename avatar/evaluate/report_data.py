@@ -15,9 +15,9 @@ from avatar.evaluate.svg_plot import Plot, Series
 from avatar.track import head_angles
 from avatar.types import Finding, Provenance, Track
 
-ROWS: Final = ("tracked", "refined", "speech")
-"""Rows of a report: motion from tracking alone (the scores that count); pose and coefficients also refined against the
-avatar on the frame itself; mouth motion from speech alone."""
+ROWS: Final = ("tracked", "driven", "refined", "speech")
+"""Rows of a report: motion from tracking alone (the scores that count); its coefficients and poses without its
+appearance codes; all of it also refined against the avatar on the frame itself; mouth motion from speech alone."""
 
 SHOWN_COEFFICIENTS: Final = 6
 """Coefficient curves drawn: those that move most, left and right counted as one."""

@@ -29,7 +29,9 @@ MISSING: Final = "–"
 
 ROW_MEANING: Final = {
     "tracked": "motion as the tracking stage gives it, before any avatar exists: the score that counts",
-    "refined": "pose and coefficients also refined against the avatar on the frame itself: what better tracking gives",
+    "driven": "the tracked coefficients and poses alone, without the appearance codes that were read from the frame: "
+    "what a driver that sees no picture gives",
+    "refined": "motion also refined against the avatar on the frame itself: what better tracking gives",
     "speech": "mouth motion from the sound alone, the rest tracked; only the mouth can be compared with the clip",
 }
 SPEECH_COLUMNS: Final = ("mouth_crop", "mouth", "lmd")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from avatar import __version__
-from avatar.conventions import BLENDSHAPES, BRANCHES, MOUTH_INDICES
+from avatar.conventions import BLENDSHAPES, BRANCHES, CODES, MOUTH_INDICES
 from avatar.model import Avatar
 from avatar.model.beyond import LIPS_CM, LIPS_REACH
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.lids import EYES
 from avatar.model.limits import FEATURE_REACH, WEIGHT_REACH
-from avatar.model.motion import BRANCH_FEATURES, ROTATION_UNIT
+from avatar.model.motion import CODE_DRIVERS, ROTATION_UNIT
 from avatar.raster import reference
 from avatar.speech.manner import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS
 from avatar.speech.motion import TORSO_SLOW_SECONDS
@@ -55,6 +55,7 @@ def described(
         "driver": {
             "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
             "eye_indices": [list(eye) for eye in EYES],
+            "codes": [[name, size] for name, size in CODES.items()], "code_drivers": list(CODE_DRIVERS),
             "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH,
             "lips_cm": list(LIPS_CM),
             "lips_reach": LIPS_REACH,
@@ -100,5 +101,5 @@ def _layer(avatar: Avatar, name: str) -> dict[str, Any]:
         "gaussians": branch.count,
         "bases": branch.basis_count,
         "modes": branch.mode_count,
-        "features": list(BRANCH_FEATURES[name]),
+        "features": list(avatar.model.features.heard(name)),
     }

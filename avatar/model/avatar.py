@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from avatar.conventions import BLENDSHAPE_INDEX
 from avatar.dataset import motion_tensors
 from avatar.errors import UserError
+from avatar.files import under
 from avatar.model.compose import to_bytes
 from avatar.model.file import Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
@@ -49,13 +50,13 @@ class Avatar:
         """
         model, metadata, extra = load_avatar_file(Path(path))
         try:
-            person = PersonStatistics.from_tensors(_under("person.", extra))
+            person = PersonStatistics.from_tensors(under("person.", extra))
             speech = None
             if metadata.speech is not None:
                 speech = SpeechModel.from_config(metadata.speech)
-                speech.load_state_dict(_under("speech.", extra))
+                speech.load_state_dict(under("speech.", extra))
                 speech.eval().requires_grad_(False)
-            motion = motion_from_tensors(_under("motion.", extra))
+            motion = motion_from_tensors(under("motion.", extra))
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(
                 f"{path} is damaged or was made by an older version: its motion statistics or "
@@ -170,7 +171,3 @@ class Avatar:
             with torch.no_grad():
                 image = self.model(everything.at(part), camera).image
             yield from to_bytes(image)
-
-
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

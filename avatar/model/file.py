@@ -19,6 +19,8 @@ B.basis_steps            K N           float16   ... this times the column's uni
 drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
 features.lids            2 7 2         float32   how the eyes close, see lids; absent where the clip does not show it
+features.code_mean       20            float32   appearance codes (conventions.CODES) of the mean motion, and
+features.code_map        20 64         float32   how they follow from it, see motion; early files lack both
 limits.B.features        2 D           float32   lowest and highest driver feature that passes unchanged, see limits
 limits.B.middle          K             float32   of the ellipsoid of basis weights that pass unchanged, and
 limits.B.whitening       K K           float32   what makes it a unit ball; early files: ranges, or no limits at all
@@ -29,6 +31,7 @@ person.*, speech.*                               statistics of the person's moti
 motion.times             T             float64   s; the clip's own motion (files of early versions lack motion.*)
 motion.coefficients      T 52          uint8     0..255 for 0..1
 motion.head, .torso      T 6           float32   camera_from_*: rotation vector (rad), translation (cm)
+motion.codes             T 20          float16   appearance codes of the clip's own frames
 =======================  ============  ========  ==========================================================
 """
 
@@ -49,11 +52,10 @@ from torch import Tensor
 
 from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError, one_line
-from avatar.files import save_tensors
+from avatar.files import save_tensors, under
 from avatar.model.beyond import Beyond
 from avatar.model.compose import to_bytes
 from avatar.model.gaussians import BASIS_COLUMNS, BASIS_UNITS, BASIS_WIDTH, CANONICAL, Branch
-from avatar.model.lids import checked_lids
 from avatar.model.model import AvatarModel
 from avatar.model.motion import DriverFeatures
 from avatar.types import Camera, Provenance
@@ -232,15 +234,11 @@ def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
     camera, plate = metadata.camera, tensors["backdrop"]
     if plate.dtype != torch.uint8 or tuple(plate.shape) != (camera.height, camera.width, 3):
         raise ValueError("backdrop of another size than the camera's picture")
-    features = DriverFeatures()
-    if (lids := tensors.get("features.lids")) is not None:
-        features.lids = checked_lids(lids)
+    features = DriverFeatures.from_tensors(under("features.", tensors))
     model = AvatarModel(camera, branches, features, plate.float() / 255.0, metadata.hidden)
-    for prefix, module in (("drivers.", model.drivers), ("features.", model.features)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    model.drivers.load_state_dict(under("drivers.", tensors))
     for name in BRANCHES:
-        prefix = f"limits.{name}."
-        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        found = under(f"limits.{name}.", tensors)
         model.branch_limits(name).load_tensors(found, model.features.width(name), model.branch(name).basis_count)
     if any(key.startswith("beyond.") for key in tensors):
         model.extend(Beyond(tensors["beyond.mesh"], tensors["beyond.field"]))

@@ -1,4 +1,4 @@
-"""What drives the motion (coefficients and poses, normalised), and the `basis` motion field: linear bases, weighted."""
+"""What drives the motion (coefficients, poses, appearance codes; normalised), and the `basis` motion field."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avatar.conventions import BRANCHES, MOUTH_INDICES
+from avatar.conventions import BRANCHES, CODES, MOUTH_INDICES
 from avatar.dataset import MotionBatch
-from avatar.model.lids import as_lids_close, measure_lids
+from avatar.model.lids import as_lids_close, checked_lids, measure_lids
 
 COEFFICIENT_FLOOR = 0.05
 """Smallest standard deviation by which a coefficient is divided: a coefficient that the clip hardly showed must not
@@ -19,13 +19,21 @@ MOVED_FLOOR = 0.01
 ROTATION_UNIT = 0.15
 """Radians; a typical head turn."""
 POSITION_FLOOR_CM = 0.5
+CODE_RIDGE = 10.0
+"""Of the regression of appearance codes on the motion, in frames."""
 
-# What each branch listens to.
+SIZES = {
+    "coefficients": 52, "mouth_coefficients": len(MOUTH_INDICES),
+    "head_rotation": 3, "head_motion": 3, "torso_motion": 6, **CODES,
+}  # fmt: skip
 BRANCH_FEATURES = {
-    "face": ("coefficients", "head_rotation"),
+    "face": ("coefficients", "head_rotation", "head_codes", "mouth_codes"),
     "mouth": ("mouth_coefficients", "head_rotation"),
-    "torso": ("torso_motion", "head_rotation", "head_motion"),
+    "torso": ("torso_motion", "head_rotation", "head_motion", "torso_codes"),
 }
+"""What each branch listens to; coefficients come first, and codes only where the track has them."""
+CODE_DRIVERS = ("coefficients", "head_rotation", "head_motion", "torso_motion")
+"""What the likeliest codes of a motion follow from."""
 
 
 def rotation_vector(rotation: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
@@ -53,6 +61,9 @@ class DriverFeatures(nn.Module):
     torso_std: Tensor
     lids: Tensor | None
     """How the eyes close, see `lids`; None until training is over, in early files, and where the clip shows none."""
+    code_mean: Tensor | None
+    code_map: Tensor | None
+    """From CODE_DRIVERS to the likeliest codes (C, D); both None where the track has no codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +73,8 @@ class DriverFeatures(nn.Module):
         self.register_buffer("mean_torso", torch.eye(3, 4))
         self.register_buffer("head_std", torch.ones(3))
         self.register_buffer("torso_std", torch.ones(3))
-        self.register_buffer("lids", None)
+        for name in ("lids", "code_mean", "code_map"):
+            self.register_buffer(name, None)
 
     @classmethod
     def from_motion(cls, motion: MotionBatch) -> DriverFeatures:
@@ -77,7 +89,37 @@ class DriverFeatures(nn.Module):
             getattr(features, f"mean_{name}").copy_(torch.cat([mean_rotation, mean[:, 3:]], dim=1))
             spread = poses[:, :, 3].std(0, unbiased=False).clamp_min(POSITION_FLOOR_CM)
             getattr(features, f"{name}_std").copy_(spread)
+        if motion.codes is not None:
+            features._learn_codes(motion, motion.codes)
         return features
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> DriverFeatures:
+        """Back from `state_dict`.
+
+        Raises:
+            RuntimeError, ValueError: something is missing, unknown or of another shape.
+        """
+        features = cls()
+        if (lids := tensors.get("lids")) is not None:
+            features.lids = checked_lids(lids)
+        if "code_map" in tensors:
+            codes, drivers = sum(CODES.values()), sum(SIZES[name] for name in CODE_DRIVERS)
+            features.code_mean, features.code_map = torch.zeros(codes), torch.zeros(codes, drivers)
+        features.load_state_dict(tensors)
+        return features
+
+    def _learn_codes(self, motion: MotionBatch, codes: Float[Tensor, "B C"]) -> None:
+        """Mean of the codes, and their linear regression on the motion that they come with."""
+        heard = self._code_drivers(self._parts(motion)).double().cpu()
+        heard[:, : SIZES["coefficients"]][:, _still(motion)] = 0.0
+        unit = heard.std(0, unbiased=False).clamp_min(1e-3)
+        self.code_mean = codes.mean(0).to(self.coefficient_mean)
+        heard = heard / unit
+        product = heard.T @ (codes.cpu() - self.code_mean.cpu()).double()
+        ridge = CODE_RIDGE * torch.eye(heard.shape[1], dtype=heard.dtype)
+        found = torch.linalg.solve(heard.T @ heard + ridge, product) / unit[:, None]
+        self.code_map = found.T.contiguous().to(self.coefficient_mean)
 
     def measure_lids(self, motion: MotionBatch) -> None:
         """Takes how the eyes close from the clip's own motion, when training is over."""
@@ -85,39 +127,58 @@ class DriverFeatures(nn.Module):
 
     def width(self, branch: str) -> int:
         """Number of features that a branch listens to."""
-        sizes = {
-            "coefficients": 52,
-            "mouth_coefficients": len(MOUTH_INDICES),
-            "head_rotation": 3,
-            "head_motion": 3,
-            "torso_motion": 6,
-        }
-        return sum(sizes[name] for name in BRANCH_FEATURES[branch])
+        return sum(SIZES[name] for name in self.heard(branch))
+
+    def heard(self, branch: str) -> tuple[str, ...]:
+        """What a branch listens to, of BRANCH_FEATURES."""
+        return tuple(n for n in BRANCH_FEATURES[branch] if self.code_map is not None or n not in CODES)
 
     def unmoved(self, branch: str, motion: MotionBatch) -> Bool[Tensor, " D"]:
         """Which of a branch's features are coefficients that the clip (`motion`) never moves."""
-        still = motion.coefficients.std(0, unbiased=False).cpu() < MOVED_FLOOR
+        still = _still(motion)
         parts = {"coefficients": still, "mouth_coefficients": still[list(MOUTH_INDICES)]}
-        names = BRANCH_FEATURES[branch]
-        known = [parts[name] for name in names if name in parts]
+        known = [parts[name] for name in self.heard(branch) if name in parts]
         moved = torch.zeros(self.width(branch) - sum(len(part) for part in known), dtype=torch.bool)
-        return torch.cat([*known, moved])  # coefficients come first in every branch
+        return torch.cat([*known, moved])
 
     def forward(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B D"]]:
-        """Features per branch, zero-mean, about unit size."""
+        """Features per branch, zero-mean, about unit size. Codes that the motion does not have are the likeliest."""
+        parts = self._parts(motion)
+        if self.code_map is not None and self.code_mean is not None:
+            likeliest = self._code_drivers(parts) @ self.code_map.T
+            codes = likeliest if motion.codes is None else motion.codes - self.code_mean
+            parts |= dict(zip(CODES, codes.split(list(CODES.values()), dim=1), strict=True))
+        return {b: torch.cat([parts[name] for name in self.heard(b)], dim=-1) for b in BRANCHES}
+
+    def likeliest_codes(self, motion: MotionBatch) -> Float[Tensor, "B C"] | None:
+        """Appearance codes that most likely go with a motion; None where the avatar has none."""
+        if self.code_map is None or self.code_mean is None:
+            return None
+        return self._code_drivers(self._parts(motion)) @ self.code_map.T + self.code_mean
+
+    @staticmethod
+    def _code_drivers(parts: dict[str, Tensor]) -> Float[Tensor, "B D"]:
+        return torch.cat([parts[name] for name in CODE_DRIVERS], dim=-1)
+
+    def _parts(self, motion: MotionBatch) -> dict[str, Tensor]:
+        """What follows from coefficients and poses."""
         driven = motion.coefficients if self.lids is None else as_lids_close(motion.coefficients, self.lids)
         coefficients = (driven - self.coefficient_mean) / self.coefficient_std
         head, torso = motion.camera_from_head, motion.camera_from_torso
         torso_turn = rotation_vector(torso[:, :, :3] @ self.mean_torso[:, :3].T) / ROTATION_UNIT
         torso_shift = (torso[:, :, 3] - self.mean_torso[:, 3]) / self.torso_std
-        parts = {
+        return {
             "coefficients": coefficients,
             "mouth_coefficients": coefficients[:, list(MOUTH_INDICES)],
             "head_rotation": rotation_vector(head[:, :, :3] @ self.mean_head[:, :3].T) / ROTATION_UNIT,
             "head_motion": (head[:, :, 3] - self.mean_head[:, 3]) / self.head_std,
             "torso_motion": torch.cat([torso_turn, torso_shift], dim=-1),
         }
-        return {b: torch.cat([parts[name] for name in BRANCH_FEATURES[b]], dim=-1) for b in BRANCHES}
+
+
+def _still(motion: MotionBatch) -> Bool[Tensor, " 52"]:
+    """Which coefficients a clip never moves."""
+    return motion.coefficients.std(0, unbiased=False).cpu() < MOVED_FLOOR
 
 
 class BasisWeights(nn.Module):

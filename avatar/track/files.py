@@ -2,8 +2,8 @@
 
 Tensors: times [N] f8 s, valid [N] u1, camera_from_head [N,4,4] f8, camera_from_torso [N,4,4] f8, coefficients [N,52]
 f4, landmarks [N,478,2] f4 px, neutral [478,3] f4 cm, backdrop [H,W,3] u1, region_data [B] u1 (zlib streams: labels
-then matte of each frame), region_offsets [2N+1] i8. Metadata: format, version, camera, reference_frame, blendshapes,
-findings.
+then matte of each frame), region_offsets [2N+1] i8, codes [N,20] f4 where there are any. Metadata: format, version,
+camera, reference_frame, blendshapes, findings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from avatar.conventions import BLENDSHAPES
+from avatar.conventions import BLENDSHAPES, CODES
 from avatar.errors import UserError, one_line
 from avatar.files import replacing
 from avatar.track.regions import StoredRegions
@@ -46,6 +46,8 @@ def save_track(track: Track, path: Path) -> None:
     if not isinstance(regions, StoredRegions):
         raise TypeError("only a track with stored regions can be saved")
     tensors = {name: np.ascontiguousarray(getattr(track, name)) for name in _ARRAYS}
+    if track.codes is not None:
+        tensors["codes"] = np.ascontiguousarray(track.codes)
     tensors["valid"] = tensors["valid"].astype(np.uint8)
     tensors["region_data"] = regions.blob
     tensors["region_offsets"] = regions.offsets
@@ -80,7 +82,8 @@ def load_track(path: Path) -> Track:
             if int(metadata["version"]) > VERSION:
                 raise UserError(f"{path} was written by a newer version of this program: update it to read the track.")
             tensors = {name: file.get_tensor(name) for name in (*_ARRAYS, "region_data", "region_offsets")}
-        return _build(tensors, metadata)
+            codes = file.get_tensor("codes") if "codes" in file.keys() else None  # noqa: SIM118 - safe_open is no dict
+        return _build(tensors if codes is None else {**tensors, "codes": codes}, metadata)
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): delete it and track again.") from error
 
@@ -93,6 +96,8 @@ def _build(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Track:
         "coefficients": (count, blendshapes), "landmarks": (count, 478, 2), "neutral": (478, 3),
         "backdrop": (camera.height, camera.width, 3), "region_offsets": (2 * count + 1,),
     }  # fmt: skip
+    if "codes" in tensors:
+        shapes["codes"] = (count, sum(CODES.values()))
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{name} has shape {tensors[name].shape} instead of {shape}")
@@ -106,4 +111,5 @@ def _build(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Track:
         reference_frame=reference,
         findings=tuple(Finding(**f) for f in json.loads(metadata["findings"])),
         **{n: tensors[n] for n in _ARRAYS if n != "valid"},
+        codes=tensors.get("codes"),
     )

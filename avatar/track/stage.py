@@ -1,8 +1,8 @@
 """The tracking stage, read from top to bottom: `track()` turns a Capture into a Track.
 
-Frames are read one at a time and five times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
-align the head to its own texture and then to its rigid points, to learn how this face looks, and for what needs the
-head's place (regions, torso).
+Frames are read one at a time and six times over: for what needs no geometry (mesh, raw mask, backdrop samples), to
+align the head to its own texture and then to its rigid points, to learn how this face looks, for what needs the
+head's place (regions, torso), and for the codes of what is left.
 Only landmarks, compressed masks and some hundred small faces stay in memory.
 """
 
@@ -21,6 +21,7 @@ from avatar.progress import SILENT, Reporter
 from avatar.track.appearance import refine_by_appearance
 from avatar.track.backdrop import BackdropBuilder, Plate
 from avatar.track.checks import CutDetector, hidden_frames, seconds_of, track_findings
+from avatar.track.codes import appearance_codes
 from avatar.track.coefficients import solve_coefficients, steady_coefficients
 from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
 from avatar.track.files import save_track
@@ -105,6 +106,11 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
     regions, torso = _regions_and_torso(capture, first, plate, camera, camera_from_head, landmarks, reference, reporter)
+    with reporter.bar("coding how it looks", int(valid.sum())) as bar:
+        codes = appearance_codes(
+            capture.frames.__getitem__, regions, camera, head.neutral, camera_from_head, torso, times, valid, reference,
+            bar.advance,
+        )  # fmt: skip
     return Track(
         camera=camera,
         times=times,
@@ -118,6 +124,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         backdrop=plate.colour,
         reference_frame=reference,
         findings=track_findings(times, faces, hidden, first.cuts),
+        codes=codes,
     )
 
 
@@ -259,7 +266,7 @@ def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, val
 def _regions_and_torso(
     capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, reference: int, reporter
 ):
-    """Last reading of the frames: matte, labels, torso motion."""
+    """Fifth reading of the frames: matte, labels, torso motion."""
     count, size = len(capture.frames), capture.size
 
     def regions_of(i: int, frame):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avatar.conventions import BRANCHES
 from avatar.errors import UserError, one_line
-from avatar.files import save_tensors
+from avatar.files import save_tensors, under
 from avatar.model import AvatarModel, Branch
 from avatar.model.motion import DriverFeatures
 from avatar.types import Camera
@@ -78,12 +78,13 @@ def checkpoint_model(path: Path, camera: Camera, hidden: int) -> AvatarModel:
     try:
         with safe_open(path, framework="pt") as file:
             keys = [key for key in file.keys() if key.startswith("model.")]  # noqa: SIM118
-            tensors = _under("model.", {key: file.get_tensor(key) for key in keys})
+            tensors = under("model.", {key: file.get_tensor(key) for key in keys})
         shapes = {name: tensors[f"branches.{name}.bases"].shape for name in BRANCHES}
         branches = {name: Branch(shape[1], shape[0]) for name, shape in shapes.items()}
         hashed = any(".encoding." in key for key in tensors)
         motion = "hashgrid" if hashed else "basis"
-        model = AvatarModel(camera, branches, DriverFeatures(), tensors["backdrop"], hidden, motion)
+        features = DriverFeatures.from_tensors(under("features.", tensors))
+        model = AvatarModel(camera, branches, features, tensors["backdrop"], hidden, motion)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"The checkpoint {path} cannot be read ({one_line(error)}).") from None
@@ -95,8 +96,8 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     for name in BRANCHES:
         bases = tensors[f"model.branches.{name}.bases"]
         model.branches[name] = Branch(bases.shape[1], bases.shape[0]).to(trainer.device)
-    model.load_state_dict(_under("model.", tensors))
-    trainer.corrections.load_state_dict(_under("corrections.", tensors))
+    model.load_state_dict(under("model.", tensors))
+    trainer.corrections.load_state_dict(under("corrections.", tensors))
     trainer.grad_sink = tensors["grad_sink"].to(trainer.device)
     trainer.optimizer = trainer.new_optimizer()
     for group in trainer.optimizer.param_groups:
@@ -108,7 +109,3 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
                     key: value.clone().to(parameter.device if key != "step" or parameter.is_cuda else "cpu")
                     for key, value in moments.items()
                 }
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

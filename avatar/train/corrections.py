@@ -6,6 +6,8 @@ a regulariser keeps them near the tracked motion.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import roma
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +43,7 @@ class Corrections(nn.Module):
         rows = self.values[indices]
         head = apply_correction(motion.camera_from_head, rows[:, :6])
         torso = apply_correction(motion.camera_from_torso, rows[:, 6:])
-        return MotionBatch(motion.coefficients, head, torso), rows.square().mean()
+        return replace(motion, camera_from_head=head, camera_from_torso=torso), rows.square().mean()
 
     @torch.no_grad()
     def step(self, indices: Int[Tensor, " B"], rate: float) -> None:

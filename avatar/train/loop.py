@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from avatar.config import FitConfig
 from avatar.conventions import BRANCHES
-from avatar.dataset import FrameBatch, FrameSet
+from avatar.dataset import FrameBatch, FrameSet, MotionBatch
 from avatar.model import AvatarModel
 from avatar.model.gaussians import CANONICAL
 from avatar.progress import SILENT, Bar, Reporter
@@ -90,7 +91,7 @@ class Trainer:
         stage = stage_at(self.step, self.config.train.steps, self.stages)
         self._set_rates(stage)
         batch = self.frames.batch(self._drawn_frames()).downscaled(stage.downscale)
-        motion, correction_size = self.corrections(batch.indices, batch.motion)
+        motion, correction_size = self.corrections(batch.indices, self._heard(batch.motion))
         composite = self.model(
             motion,
             self.frames.camera.scaled(batch.images.shape[2], batch.images.shape[1]),
@@ -109,6 +110,13 @@ class Trainer:
             self.corrections.step(batch.indices, self._decayed(self.config.train.rates.corrections))
         self.corrections.values.grad = None
         return terms
+
+    def _heard(self, motion: MotionBatch) -> MotionBatch:
+        """The motion, in some steps without appearance codes: speech and sliders have none either."""
+        config = self.config.train
+        # A function of seed and step, so that a resumed run makes the same choice.
+        hidden = np.random.default_rng((config.seed, self.step, 1)).random() < config.codes_hidden
+        return replace(motion, codes=None) if hidden else motion
 
     def _drawn_frames(self) -> np.ndarray:
         """The frames of this step: every training frame once per epoch, in an order given by the seed."""

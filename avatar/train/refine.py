@@ -10,7 +10,7 @@ from the correction of the one before it, because a tracker errs alike in neighb
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class RefineConfig:
     """Weight of the mean square pose correction, in those units, against the mean absolute colour difference."""
     coefficient_weight: float = 2e-3
     """The same for the coefficients' changes."""
+    code_rate: float = 0.03
+    code_weight: float = 2e-5
+    """The same for the changes of the appearance codes, which are of unit size."""
     batch: int = 4
     """Neighbouring frames that are refined side by side."""
 
@@ -65,8 +68,10 @@ def refine_motion(
     """
     device = model.backdrop.device
     everything = motion_tensors(motion, device)
-    count = len(everything)
-    poses, changes = torch.zeros(count, COLUMNS, device=device), torch.zeros(count, 52, device=device)
+    if everything.codes is None:
+        everything = replace(everything, codes=model.features.likeliest_codes(everything))
+    count, codes = len(everything), 0 if everything.codes is None else everything.codes.shape[1]
+    changes = [torch.zeros(count, width, device=device) for width in (COLUMNS, 52, codes)]
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -78,22 +83,26 @@ def refine_motion(
             masks = None if weights is None else np.stack([weights(k) for k in range(start, part.stop)])
             batch = everything.at(part)
             before = max(start - 1, 0)
-            first = poses[before].expand(len(batch), -1), changes[before].expand(len(batch), -1)
-            poses[part], changes[part] = _refine_batch(model, batch, pictures, masks, camera, first, config)
+            first = [change[before].expand(len(batch), -1) for change in changes]
+            refined = _refine_batch(model, batch, pictures, masks, camera, first, config)
+            for change, found in zip(changes, refined, strict=True):
+                change[part] = found
             for _ in range(len(batch)):
                 advance()
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return _corrected(motion, everything, poses, changes)
+    return _corrected(motion, _moved(everything, *changes))
 
 
 def _refine_batch(model, batch: MotionBatch, pictures, masks, camera: Camera, first, config: RefineConfig):
-    """Corrections [B, 12] and coefficient changes [B, 52] of a few frames."""
+    """Pose corrections [B, 12], coefficient changes [B, 52] and code changes [B, C] of a few frames."""
     device = batch.coefficients.device
     target = torch.from_numpy(pictures).to(device).float().div_(255).permute(0, 3, 1, 2)
     weight = torch.ones_like(target[:, :1]) if masks is None else torch.from_numpy(masks).to(target)[:, None]
-    poses, changes = (values.clone().requires_grad_(True) for values in first)
+    changes = [values.clone().requires_grad_(True) for values in first]
+    rates = (config.pose_rate, config.coefficient_rate, config.code_rate)
+    weights = (config.pose_weight, config.coefficient_weight, config.code_weight)
     for side, steps in zip(config.sides, config.steps, strict=True):
         scale = min(1.0, side / camera.width)
         view = camera.scaled(round(camera.width * scale), round(camera.height * scale))
@@ -103,38 +112,42 @@ def _refine_batch(model, batch: MotionBatch, pictures, masks, camera: Camera, fi
         )
         share = share / share.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
         optimiser = torch.optim.Adam(
-            [{"params": [poses], "lr": config.pose_rate}, {"params": [changes], "lr": config.coefficient_rate}],
-            betas=(0.8, 0.95),
+            [{"params": [change], "lr": rate} for change, rate in zip(changes, rates, strict=True)], betas=(0.8, 0.95)
         )
         fade = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step, steps=steps: 1 - 0.9 * step / steps)
         for _ in range(steps):
-            image = model(_moved(batch, poses, changes), view).image
+            image = model(_moved(batch, *changes), view).image
             # summed over frames: each is refined on its own
             difference = ((image - truth).abs() * share).mean(dim=(1, 2, 3)).sum()
-            held = config.pose_weight * poses.square().sum() + config.coefficient_weight * changes.square().sum()
+            held = [weight * change.square().sum() for change, weight in zip(changes, weights, strict=True)]
             optimiser.zero_grad()
-            (difference + held).backward()
+            (difference + torch.stack(held).sum()).backward()
             optimiser.step()
             fade.step()
-    return poses.detach(), changes.detach()
+    return [change.detach() for change in changes]
 
 
-def _moved(batch: MotionBatch, poses: Float[Tensor, "B 12"], changes: Float[Tensor, "B 52"]) -> MotionBatch:
+def _moved(
+    batch: MotionBatch, poses: Float[Tensor, "B 12"], expression: Float[Tensor, "B 52"], codes: Float[Tensor, "B C"]
+) -> MotionBatch:
     return MotionBatch(
-        (batch.coefficients + changes).clamp(0, 1),
+        (batch.coefficients + expression).clamp(0, 1),
         apply_correction(batch.camera_from_head, poses[:, :6]),
         apply_correction(batch.camera_from_torso, poses[:, 6:]),
+        None if batch.codes is None else batch.codes + codes,
     )
 
 
-def _corrected(motion: Motion, everything: MotionBatch, poses: Tensor, changes: Tensor) -> Motion:
-    moved = _moved(everything, poses, changes)
-
+def _corrected(motion: Motion, moved: MotionBatch) -> Motion:
     def whole(pose: Tensor) -> Float[np.ndarray, "N 4 4"]:
         out = np.repeat(np.eye(4)[None], len(pose), axis=0)
         out[:, :3] = pose.cpu().numpy()
         return out
 
     return Motion(
-        motion.times, moved.coefficients.cpu().numpy(), whole(moved.camera_from_head), whole(moved.camera_from_torso)
+        motion.times,
+        moved.coefficients.cpu().numpy(),
+        whole(moved.camera_from_head),
+        whole(moved.camera_from_torso),
+        None if moved.codes is None else moved.codes.cpu().numpy(),
     )

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
-from avatar.dataset import FrameSet
-from avatar.drive.refined import refined_motion
-from avatar.drive.sources import video_source
+from avatar.conventions import BLENDSHAPE_INDEX, CODES
+from avatar.dataset import FrameSet, motion_tensors
+from avatar.drive.refined import refined_motion, with_codes_along
+from avatar.drive.sources import resampled, video_source
 from avatar.model import Avatar, Metadata, initial_model
 from avatar.progress import SILENT
 from avatar.speech import person_statistics
@@ -37,6 +38,9 @@ def shortened(part):
 def someone(person, tmp_path) -> tuple[Avatar, Capture, Track]:
     """A small avatar with the clip and the track it was made from."""
     capture, track = (shortened(part) for part in person)
+    codes = np.random.default_rng(0).normal(size=(FRAMES, sum(CODES.values()))).astype(np.float32)
+    codes[:, 0] = track.coefficients[:, BLENDSHAPE_INDEX["jawOpen"]]
+    track = dataclasses.replace(track, codes=codes)
     (tmp_path / "run").mkdir()
     frames = FrameSet(capture, track, torch.device("cpu"))
     model = initial_model(frames, CONFIG.model, 0)
@@ -65,6 +69,10 @@ def test_the_same_person_is_refined_towards_the_picture(someone) -> None:
     away = np.abs(found.camera_from_head[:, 0, 3] - track.camera_from_head[:, 0, 3])
     assert away[valid].mean() < 0.25
     np.testing.assert_array_equal(found.camera_from_head[5], moved[5])  # no face there: nothing to compare with
+    likely = avatar.model.features.likeliest_codes(motion_tensors(motion_of(wrong), torch.device("cpu")))
+    assert found.codes is not None and likely is not None
+    np.testing.assert_allclose(found.codes[5], likely[5].numpy(), atol=1e-6)
+    assert np.abs(found.codes - likely.numpy()).max() > 1e-3
 
 
 def test_another_person_s_video_is_followed_as_tracked(someone) -> None:
@@ -72,3 +80,17 @@ def test_another_person_s_video_is_followed_as_tracked(someone) -> None:
     stranger = dataclasses.replace(capture, frames=type(capture.frames)(255 - f for f in capture.frames))
     motion = video_source(avatar, track, None)
     assert refined_motion(avatar, motion, stranger, track, SILENT) is motion
+
+
+def test_codes_follow_an_edit_and_a_new_frame_rate(someone) -> None:
+    avatar, _, track = someone
+    before = dataclasses.replace(motion_of(track), codes=track.codes)
+    opened = before.coefficients.copy()
+    opened[:, BLENDSHAPE_INDEX["jawOpen"]] += 0.5
+    after = with_codes_along(avatar, before, dataclasses.replace(before, coefficients=opened))
+    assert (after.codes - before.codes)[:, 0].min() > 0.2  # the first code is the jaw's
+    blind = dataclasses.replace(before, codes=None)
+    assert with_codes_along(avatar, blind, blind) is blind
+    doubled = resampled(before, 50.0)
+    np.testing.assert_allclose(doubled.codes[::2], before.codes, atol=1e-4)
+    assert resampled(blind, 50.0).codes is None

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from export_page import FLAGS, Page
 
 from avatar.config import BranchConfig, ModelConfig
+from avatar.conventions import CODES
 from avatar.dataset import FrameSet
 from avatar.export import ExportOptions, export
 from avatar.export.runtime import find_runtime
@@ -27,8 +28,8 @@ from avatar.types import Provenance
 
 
 def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400), speech: bool = True) -> Avatar:
-    """An avatar of the synthetic person with random, lively bases, lids, limits of its motion, the geometric prior
-    beyond them, and a random small speech model: nothing is zero, so every path of the player shows in the picture."""
+    """An avatar of the synthetic person with random, lively bases, lids, codes, limits of its motion, the geometric
+    prior beyond them, and a random small speech model: nothing is zero, so every path of the player shows."""
     capture, track = person
     face, mouth, torso = gaussians
     config = ModelConfig(
@@ -36,7 +37,8 @@ def small_avatar(person: Any, gaussians: tuple[int, int, int] = (700, 120, 400),
         start_fraction=1.0,
     )  # fmt: skip
     random = torch.Generator().manual_seed(0)
-    frames = FrameSet(capture, track, torch.device("cpu"))
+    codes = np.random.default_rng(3).normal(size=(len(track.times), sum(CODES.values()))).astype(np.float32)
+    frames = FrameSet(capture, dataclasses.replace(track, codes=codes), torch.device("cpu"))
     model = initial_model(frames, config, seed=0)
     model.measure_limits(frames.training_motion())
     model.features.lids = torch.tensor([[[0.05, 0.7], [0.5, 0.8], *[[0.1, 0.3]] * 5]] * 2)

@@ -1,5 +1,6 @@
 """The track file, the region store and the exchange formats: round trips and bad input."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, REGION_BACKGROUND, REGION_TORSO
+from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, CODES, REGION_BACKGROUND, REGION_TORSO
 from avatar.errors import UserError
 from avatar.geometry import matrix_from_euler, matrix_from_rotvec, rigid
 from avatar.track import (
@@ -53,6 +54,7 @@ def made_track() -> Track:
         backdrop=rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8),
         reference_frame=3,
         findings=(Finding("warning", "no face in 0.1-0.2 s"),),
+        codes=rng.normal(size=(FRAMES, sum(CODES.values()))).astype(np.float32),
     )
 
 
@@ -69,6 +71,7 @@ def test_track_round_trip(made_track, tmp_path):
         "landmarks",
         "neutral",
         "backdrop",
+        "codes",
     ):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(made_track, name))
     assert (loaded.camera, loaded.reference_frame, loaded.findings) == (made_track.camera, 3, made_track.findings)
@@ -77,6 +80,15 @@ def test_track_round_trip(made_track, tmp_path):
         np.testing.assert_array_equal(loaded.regions.labels(i), made_track.regions.labels(i))
         np.testing.assert_array_equal(loaded.regions.matte(i), made_track.regions.matte(i))
     assert [p.name for p in path.parent.iterdir()] == ["track.safetensors"]
+
+
+def test_a_track_need_not_have_codes(made_track, tmp_path):
+    path = tmp_path / "track.safetensors"
+    save_track(dataclasses.replace(made_track, codes=None), path)
+    assert load_track(path).codes is None
+    save_track(dataclasses.replace(made_track, codes=np.zeros((FRAMES, 3), np.float32)), path)
+    with pytest.raises(UserError, match=r"damaged.*codes"):
+        load_track(path)
 
 
 def test_regions_refuse_wrong_frames_and_indices(made_track):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
-from avatar.conventions import BLENDSHAPE_INDEX
-from avatar.dataset import FrameSet
+from avatar.conventions import BLENDSHAPE_INDEX, CODES
+from avatar.dataset import FrameSet, motion_tensors
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.model import AvatarModel, initial_model
+from avatar.model import AvatarModel, initial_model, own_motion
 from avatar.train import Trainer
-from avatar.train.refine import refine_motion
+from avatar.train.refine import RefineConfig, refine_motion
 from avatar.types import Motion
 
 CONFIG = FitConfig(
@@ -79,3 +81,32 @@ def test_what_the_picture_does_not_tell_stays_as_tracked(scene) -> None:
     found = refine_motion(model, iter(pictures), wrong, frames.camera, lambda k: nothing)
     np.testing.assert_allclose(found.camera_from_head, wrong.camera_from_head, atol=1e-5)
     np.testing.assert_allclose(found.coefficients, wrong.coefficients, atol=1e-6)
+
+
+def test_appearance_codes_are_found_along_from_the_likeliest(person, tmp_path) -> None:
+    capture, track = person
+    codes = np.random.default_rng(0).normal(size=(len(track.times), sum(CODES.values()))).astype(np.float32)
+    frames = FrameSet(capture, dataclasses.replace(track, codes=codes), torch.device("cpu"))
+    model = initial_model(frames, CONFIG.model, 0)
+    Trainer(frames, model, CONFIG, tmp_path).run()
+    with torch.no_grad():
+        model.branch("face").bases[..., -4:-1] += 0.5  # colours that follow every code
+    few = np.array(FEW)
+    true = frames.motion_of(torch.from_numpy(few))
+    wild = dataclasses.replace(true, codes=true.codes + 1.0)
+    blind = dataclasses.replace(own_motion(track).at(few), codes=None)
+
+    def drawn(motion) -> torch.Tensor:
+        with torch.no_grad():
+            return model(motion).image.clamp(0, 1)
+
+    pictures = drawn(wild)
+    seen = list(pictures.mul(255).round().to(torch.uint8).numpy())
+
+    def error(config: RefineConfig) -> float:
+        found = refine_motion(model, iter(seen), blind, frames.camera, config=config)
+        assert found.codes is not None and found.codes.shape == codes[few].shape
+        return float((drawn(motion_tensors(found, torch.device("cpu"))) - pictures).abs().mean())
+
+    freely, held = error(RefineConfig()), error(RefineConfig(code_rate=0.0))
+    assert freely < 0.9 * held, (freely, held)

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
-from avatar.conventions import BRANCHES
+from avatar.conventions import BRANCHES, CODES
 from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import Branch, initial_model
 from avatar.train import STAGES, Trainer, checkpoint_path, load_checkpoint, read_metrics
+from avatar.train.checkpoint import checkpoint_model
 from avatar.train.corrections import Corrections, apply_correction
 from avatar.train.density import adapt, resize
 from avatar.train.losses import pixel_weights
@@ -29,7 +30,9 @@ CONFIG = FitConfig(
 
 @pytest.fixture()
 def frames(person):
-    return FrameSet(*person, torch.device("cpu"))
+    capture, track = person
+    codes = np.random.default_rng(0).normal(size=(len(track.times), sum(CODES.values()))).astype(np.float32)
+    return FrameSet(capture, dataclasses.replace(track, codes=codes), torch.device("cpu"))
 
 
 @pytest.fixture(params=["basis", "hashgrid"])
@@ -75,6 +78,9 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, frames, config) -> None:
     for (name, a), (_, b) in zip(whole.model.named_parameters(), second.model.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     assert torch.equal(whole.corrections.values, second.corrections.values)
+    shown = checkpoint_model(checkpoint_path(tmp_path / "parts"), frames.camera, config.model.driver_hidden)
+    motion = frames.motion_of(torch.arange(3))
+    assert torch.equal(shown.features(motion)["face"], second.model.features(motion)["face"])
     assert whole.curve == second.curve
 
 

@@ -22,6 +22,8 @@ export class Drivers {
       ["coefficient_mean", "coefficient_std", "mean_head", "mean_torso", "head_std", "torso_std"].map((key) => [key, data(`features.${key}`)]),
     );
     this.lids = tensors["features.lids"] && { eyes: manifest.driver.eye_indices, bounds: data("features.lids") };
+    // How each branch looks beyond what the coefficients say: no picture is seen here, so it is the likeliest.
+    this.codes = tensors["features.code_map"] && { parts: manifest.driver.codes, drivers: manifest.driver.code_drivers, map: data("features.code_map") };
     this.beyond = tensors["beyond.mix"] && {
       mix: data("beyond.mix"),
       gram: data("beyond.gram"),
@@ -53,6 +55,7 @@ export class Drivers {
       head_motion: shift(head, this.stats.mean_head, this.stats.head_std),
       torso_motion: [...turn(rotationOf(torso), rotationOf(this.stats.mean_torso), this.unit), ...shift(torso, this.stats.mean_torso, this.stats.torso_std)],
     };
+    if (this.codes) Object.assign(parts, likeliestCodes(parts, this.codes));
     const answers = this.branches.map((branch) => answer(branch, branch.features.flatMap((name) => parts[name])));
     const modes = this.beyond ? this.modes(scaled, answers[this.branches.findIndex(({ name }) => name === "face")]) : [];
     return this.branches.map((branch, b) => Float32Array.from([...mixed(branch, answers[b].given), ...modes.slice(0, branch.modes)]));
@@ -71,6 +74,13 @@ export class Drivers {
     if (Math.abs(wide) >= 1e-6) for (const i of this.mouth) missing[i] *= lips(wide) / wide;
     return Array.from({ length: count }, (_, m) => missing.reduce((sum, v, i) => sum + v * mix[i * count + m], 0));
   }
+}
+
+/** Appearance codes that most likely go with a motion: linear in it. */
+function likeliestCodes(known, { parts, drivers, map }) {
+  const heard = drivers.flatMap((name) => known[name]);
+  const codes = Array.from({ length: map.length / heard.length }, (_, row) => heard.reduce((sum, v, i) => sum + map[row * heard.length + i] * v, 0));
+  return Object.fromEntries(parts.map(([name, size]) => [name, codes.splice(0, size)]));
 }
 
 /** Coefficients with eyes that close as this person's do: bounds that close in from 0..1 on what goes with a blink. */

@@ -1,0 +1,30 @@
+"""Which motion the scores are of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from avatar.conventions import CODES
+from avatar.dataset import FrameSet
+from avatar.evaluate.held_out import tracked_motion
+from avatar.model import own_motion
+
+
+def test_codes_count_for_the_avatar_s_own_clip_alone(small_avatar, person) -> None:
+    capture, track = person
+    codes = np.random.default_rng(0).normal(size=(len(track.times), sum(CODES.values()))).astype(np.float32)
+    theirs = dataclasses.replace(track, codes=codes + 1)  # the same clip tracked again, say at another size
+    small_avatar.motion = own_motion(dataclasses.replace(track, codes=codes))
+    chosen = np.array([3, 7])
+
+    def found(capture, track):
+        return tracked_motion(small_avatar, FrameSet(capture, track, torch.device("cpu")), chosen).codes
+
+    np.testing.assert_array_equal(found(capture, theirs), codes[chosen])
+    assert found(dataclasses.replace(capture, source_sha256="1" * 64), theirs) is None
+    assert found(capture, dataclasses.replace(theirs, times=track.times + 0.5)) is None
+    small_avatar.motion = None
+    assert found(capture, theirs) is None
