@@ -37,6 +37,15 @@ class MotionBatch:
             None if self.codes is None else self.codes[frames],
         )
 
+    def to(self, device: torch.device | str) -> MotionBatch:
+        """The same on another device."""
+        return MotionBatch(
+            self.coefficients.to(device),
+            self.camera_from_head.to(device),
+            self.camera_from_torso.to(device),
+            None if self.codes is None else self.codes.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class FrameBatch:

@@ -14,7 +14,7 @@ from avatar.model.beyond import LIPS_CM, LIPS_REACH
 from avatar.model.gaussians import BASIS_COLUMNS
 from avatar.model.lids import EYES
 from avatar.model.limits import FEATURE_REACH, WEIGHT_REACH
-from avatar.model.motion import CODE_DRIVERS, ROTATION_UNIT
+from avatar.model.motion import CODE_DRIVERS, CODE_REACH, ROTATION_UNIT
 from avatar.raster import reference
 from avatar.speech.manner import BLINK_REFRACTORY_SECONDS, FADE_RATE, STRETCH_SECONDS
 from avatar.speech.motion import TORSO_SLOW_SECONDS
@@ -56,6 +56,7 @@ def described(
             "rotation_unit": ROTATION_UNIT, "mouth_indices": list(MOUTH_INDICES),
             "eye_indices": [list(eye) for eye in EYES],
             "codes": [[name, size] for name, size in CODES.items()], "code_drivers": list(CODE_DRIVERS),
+            "code_reach": CODE_REACH,
             "feature_reach": FEATURE_REACH, "weight_reach": WEIGHT_REACH,
             "lips_cm": list(LIPS_CM),
             "lips_reach": LIPS_REACH,

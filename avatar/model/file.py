@@ -20,7 +20,8 @@ drivers.B.*              see motion    float32   driver to basis weights
 features.*               see motion    float32   the person's statistics that normalise a driver
 features.lids            2 7 2         float32   how the eyes close, see lids; absent where the clip does not show it
 features.code_mean       20            float32   appearance codes (conventions.CODES) of the mean motion, and
-features.code_map        20 64         float32   how they follow from it, see motion; early files lack both
+features.code_map        20 64         float32   how they follow from it, see motion, within
+features.code_range      2 20          float32   the range they have in the clip; early files lack all three
 limits.B.features        2 D           float32   lowest and highest driver feature that passes unchanged, see limits
 limits.B.middle          K             float32   of the ellipsoid of basis weights that pass unchanged, and
 limits.B.whitening       K K           float32   what makes it a unit ball; early files: ranges, or no limits at all

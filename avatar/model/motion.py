@@ -10,6 +10,7 @@ from torch.nn import functional
 from avatar.conventions import BRANCHES, CODES, MOUTH_INDICES
 from avatar.dataset import MotionBatch
 from avatar.model.lids import as_lids_close, checked_lids, measure_lids
+from avatar.model.limits import soft_limit
 
 COEFFICIENT_FLOOR = 0.05
 """Smallest standard deviation by which a coefficient is divided: a coefficient that the clip hardly showed must not
@@ -21,6 +22,8 @@ ROTATION_UNIT = 0.15
 POSITION_FLOOR_CM = 0.5
 CODE_RIDGE = 10.0
 """Of the regression of appearance codes on the motion, in frames."""
+CODE_REACH = 0.1
+"""How far beyond their range in the clip the likeliest codes go at most, as a share of its width."""
 
 SIZES = {
     "coefficients": 52, "mouth_coefficients": len(MOUTH_INDICES),
@@ -63,7 +66,10 @@ class DriverFeatures(nn.Module):
     """How the eyes close, see `lids`; None until training is over, in early files, and where the clip shows none."""
     code_mean: Tensor | None
     code_map: Tensor | None
-    """From CODE_DRIVERS to the likeliest codes (C, D); both None where the track has no codes."""
+    """From CODE_DRIVERS to the likeliest codes (C, D), less their mean."""
+    code_range: Tensor | None
+    """Between which the likeliest codes lie in the clip (2, C): a head that turns further looks no further from its
+    mean. These three are None where the track has no codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +79,7 @@ class DriverFeatures(nn.Module):
         self.register_buffer("mean_torso", torch.eye(3, 4))
         self.register_buffer("head_std", torch.ones(3))
         self.register_buffer("torso_std", torch.ones(3))
-        for name in ("lids", "code_mean", "code_map"):
+        for name in ("lids", "code_mean", "code_map", "code_range"):
             self.register_buffer(name, None)
 
     @classmethod
@@ -90,7 +96,7 @@ class DriverFeatures(nn.Module):
             spread = poses[:, :, 3].std(0, unbiased=False).clamp_min(POSITION_FLOOR_CM)
             getattr(features, f"{name}_std").copy_(spread)
         if motion.codes is not None:
-            features._learn_codes(motion, motion.codes)
+            features._learn_codes(motion.to("cpu"), motion.codes.cpu())
         return features
 
     @classmethod
@@ -106,20 +112,24 @@ class DriverFeatures(nn.Module):
         if "code_map" in tensors:
             codes, drivers = sum(CODES.values()), sum(SIZES[name] for name in CODE_DRIVERS)
             features.code_mean, features.code_map = torch.zeros(codes), torch.zeros(codes, drivers)
+            features.code_range = torch.zeros(2, codes)
         features.load_state_dict(tensors)
         return features
 
     def _learn_codes(self, motion: MotionBatch, codes: Float[Tensor, "B C"]) -> None:
         """Mean of the codes, and their linear regression on the motion that they come with."""
-        heard = self._code_drivers(self._parts(motion)).double().cpu()
+        drivers = self._code_drivers(self._parts(motion))
+        heard = drivers.double()
         heard[:, : SIZES["coefficients"]][:, _still(motion)] = 0.0
         unit = heard.std(0, unbiased=False).clamp_min(1e-3)
-        self.code_mean = codes.mean(0).to(self.coefficient_mean)
         heard = heard / unit
-        product = heard.T @ (codes.cpu() - self.code_mean.cpu()).double()
+        self.code_mean = codes.mean(0)
         ridge = CODE_RIDGE * torch.eye(heard.shape[1], dtype=heard.dtype)
-        found = torch.linalg.solve(heard.T @ heard + ridge, product) / unit[:, None]
-        self.code_map = found.T.contiguous().to(self.coefficient_mean)
+        found = torch.linalg.solve(heard.T @ heard + ridge, heard.T @ (codes - self.code_mean).double())
+        answers = (found / unit[:, None]).to(drivers)
+        self.code_map = answers.T.contiguous()
+        usual = drivers @ answers
+        self.code_range = torch.stack([usual.amin(0), usual.amax(0)])
 
     def measure_lids(self, motion: MotionBatch) -> None:
         """Takes how the eyes close from the clip's own motion, when training is over."""
@@ -144,17 +154,19 @@ class DriverFeatures(nn.Module):
     def forward(self, motion: MotionBatch) -> dict[str, Float[Tensor, "B D"]]:
         """Features per branch, zero-mean, about unit size. Codes that the motion does not have are the likeliest."""
         parts = self._parts(motion)
-        if self.code_map is not None and self.code_mean is not None:
-            likeliest = self._code_drivers(parts) @ self.code_map.T
-            codes = likeliest if motion.codes is None else motion.codes - self.code_mean
+        if self.code_mean is not None:
+            codes = self._likeliest(parts) if motion.codes is None else motion.codes - self.code_mean
             parts |= dict(zip(CODES, codes.split(list(CODES.values()), dim=1), strict=True))
         return {b: torch.cat([parts[name] for name in self.heard(b)], dim=-1) for b in BRANCHES}
 
     def likeliest_codes(self, motion: MotionBatch) -> Float[Tensor, "B C"] | None:
         """Appearance codes that most likely go with a motion; None where the avatar has none."""
-        if self.code_map is None or self.code_mean is None:
-            return None
-        return self._code_drivers(self._parts(motion)) @ self.code_map.T + self.code_mean
+        return None if self.code_mean is None else self._likeliest(self._parts(motion)) + self.code_mean
+
+    def _likeliest(self, parts: dict[str, Tensor]) -> Float[Tensor, "B C"]:
+        assert self.code_map is not None and self.code_range is not None
+        low, high = self.code_range
+        return soft_limit(self._code_drivers(parts) @ self.code_map.T, low, high, CODE_REACH)
 
     @staticmethod
     def _code_drivers(parts: dict[str, Tensor]) -> Float[Tensor, "B D"]:

@@ -82,6 +82,20 @@ def test_a_coefficient_that_never_moved_makes_no_code_likely(fitted) -> None:
     assert torch.equal(before, after)
 
 
+def test_a_head_that_turns_further_than_ever_looks_hardly_further_from_its_mean(fitted) -> None:
+    model, frames = fitted
+    motion = without(frames.training_motion())
+    usual = model.features.likeliest_codes(motion)
+    turned = motion.camera_from_head.clone()
+    turned[:, :, 3] += torch.tensor([30.0, 0.0, 0.0])
+    codes = model.features.likeliest_codes(dataclasses.replace(motion, camera_from_head=turned))
+    assert usual is not None and codes is not None
+    low, high = usual.amin(0), usual.amax(0)
+    room = 0.11 * (high - low) + 1e-5
+    assert ((codes > low - room) & (codes < high + room)).all()
+    assert (codes - usual).abs().max() > 0.5
+
+
 def test_a_track_without_codes_makes_a_model_without(person) -> None:
     frames = FrameSet(*person, torch.device("cpu"))
     model = initial_model(frames, SMALL, seed=0)

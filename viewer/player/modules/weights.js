@@ -23,7 +23,13 @@ export class Drivers {
     );
     this.lids = tensors["features.lids"] && { eyes: manifest.driver.eye_indices, bounds: data("features.lids") };
     // How each branch looks beyond what the coefficients say: no picture is seen here, so it is the likeliest.
-    this.codes = tensors["features.code_map"] && { parts: manifest.driver.codes, drivers: manifest.driver.code_drivers, map: data("features.code_map") };
+    this.codes = tensors["features.code_map"] && {
+      parts: manifest.driver.codes,
+      drivers: manifest.driver.code_drivers,
+      reach: manifest.driver.code_reach,
+      map: data("features.code_map"),
+      range: data("features.code_range"),
+    };
     this.beyond = tensors["beyond.mix"] && {
       mix: data("beyond.mix"),
       gram: data("beyond.gram"),
@@ -76,10 +82,12 @@ export class Drivers {
   }
 }
 
-/** Appearance codes that most likely go with a motion: linear in it. */
-function likeliestCodes(known, { parts, drivers, map }) {
+/** Appearance codes that most likely go with a motion: linear in it, and hardly beyond their range in the clip. */
+function likeliestCodes(known, { parts, drivers, reach, map, range }) {
   const heard = drivers.flatMap((name) => known[name]);
-  const codes = Array.from({ length: map.length / heard.length }, (_, row) => heard.reduce((sum, v, i) => sum + map[row * heard.length + i] * v, 0));
+  const count = map.length / heard.length;
+  const answer = (row) => heard.reduce((sum, v, i) => sum + map[row * heard.length + i] * v, 0);
+  const codes = Array.from({ length: count }, (_, row) => softLimit(answer(row), range[row], range[count + row], reach));
   return Object.fromEntries(parts.map(([name, size]) => [name, codes.splice(0, size)]));
 }
 
