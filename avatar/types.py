@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
+from avatar.conventions import HELD_OUT_FRACTION
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -66,6 +68,11 @@ class Capture:
     def size(self) -> int:
         """Width and height of a frame in pixels."""
         return self.crop.size
+
+    @property
+    def held_out_start(self) -> int:
+        """Number of the first held-out frame: the last HELD_OUT_FRACTION of the clip, at least one frame."""
+        return len(self.frames) - max(1, round(len(self.frames) * HELD_OUT_FRACTION))
 
 
 @dataclass(frozen=True)

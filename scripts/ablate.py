@@ -79,10 +79,11 @@ def main() -> None:
     for name in options.only:
         cells = []
         for frames in sets:
-            start, changes = time.process_time(), dict(VARIANTS[name])
-            track = replace(frames.track, **changes.pop("track", {}))
-            chosen = FrameSet(frames.capture, track, frames.device)
-            result, driven = held_out_scores(chosen, with_changes(preset, changes, name))
+            changes = dict(VARIANTS[name])
+            if track := changes.pop("track", None):
+                frames = FrameSet(frames.capture, replace(frames.track, **track), frames.device)
+            start = time.process_time()
+            result, driven = held_out_scores(frames, with_changes(preset, changes, name))
             scores = (f"{value:.2f}" for value in (result["psnr"], driven, result["head"], result["torso"]))
             cells.append(", ".join([*scores, f"{time.process_time() - start:.0f}"]))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from avatar.conventions import HELD_OUT_FRACTION, REGION_BACKGROUND
+from avatar.conventions import REGION_BACKGROUND
 from avatar.dataset.exposure import Exposure
 from avatar.types import Camera, Capture, Motion, SpeechFeatures, Track
 
@@ -92,11 +92,6 @@ def motion_tensors(motion: Motion | Track, device: torch.device) -> MotionBatch:
     )
 
 
-def held_out_start(frames: int) -> int:
-    """Index of the first held-out frame: the last HELD_OUT_FRACTION of the clip, at least one frame."""
-    return frames - max(1, round(frames * HELD_OUT_FRACTION))
-
-
 LIP_LANDMARKS = (61, 291, 0, 17, 37, 267, 84, 314)
 """Corners and the middle of the outer lips in the face mesh."""
 MOUTH_MARGIN = 0.35
@@ -133,7 +128,7 @@ class FrameSet:
         self.capture, self.track, self.device, self.speech = capture, track, device, speech
         self.motion = motion_tensors(track, device)
         self.exposure = Exposure(capture, track)
-        split = held_out_start(len(track.times))
+        split = capture.held_out_start
         index = np.arange(len(track.times))
         self.train_indices: np.ndarray = index[:split][track.valid[:split]]
         self.held_out_indices: np.ndarray = index[split:][track.valid[split:]]

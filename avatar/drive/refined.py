@@ -82,19 +82,19 @@ def with_codes_along(avatar: Avatar, before: Motion, after: Motion) -> Motion:
     """A changed motion whose appearance codes, where it has any, moved as far as the change makes likely."""
     if before.codes is None:
         return after
-    device, features = avatar.model.backdrop.device, avatar.model.features
-    was, now = (features.likeliest_codes(motion_tensors(motion, device)) for motion in (before, after))
-    if was is None or now is None:
-        return after
-    return replace(after, codes=before.codes + (now - was).cpu().numpy())
+    was, now = (_likeliest_codes(avatar, motion) for motion in (before, after))
+    return after if was is None or now is None else replace(after, codes=before.codes + (now - was))
 
 
 def _codes(avatar: Avatar, motion: Motion, refined: Motion, keep: Bool[np.ndarray, "N 1"]) -> np.ndarray | None:
     """The refined appearance codes, and where the picture tells nothing the likeliest."""
-    likely = avatar.model.features.likeliest_codes(motion_tensors(motion, avatar.model.backdrop.device))
-    if likely is None or refined.codes is None:
-        return None
-    return np.where(keep, refined.codes, likely.cpu().numpy())
+    likely = _likeliest_codes(avatar, motion)
+    return None if likely is None or refined.codes is None else np.where(keep, refined.codes, likely)
+
+
+def _likeliest_codes(avatar: Avatar, motion: Motion) -> np.ndarray | None:
+    codes = avatar.model.features.likeliest_codes(motion_tensors(motion, avatar.model.backdrop.device))
+    return None if codes is None else codes.cpu().numpy()
 
 
 def _refined(

@@ -23,9 +23,10 @@ from avatar.track.exchange import RATES
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "avatar-player"
-VERSION: Final = 2
+VERSION: Final = 3
 """The player refuses a manifest with a larger number than its own. Since 2 the driver gives the model's own weights,
-which are limited and then mixed into those of the stored bases; before, the driver was stored already mixed."""
+which are limited and then mixed into those of the stored bases; before, the driver was stored already mixed. Since 3
+an ellipsoid limits them, and the driver hears appearance codes."""
 
 
 def described(

@@ -12,12 +12,12 @@ The components are learned without the held-out end of the clip, so that its cod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from avatar.conventions import CODES, HELD_OUT_FRACTION, REGION_HEAD, REGION_MOUTH, REGION_TORSO
+from avatar.conventions import CODES, REGION_HEAD, REGION_MOUTH, REGION_TORSO
 from avatar.geometry import project, transform
 from avatar.track.mesh import OUTER_LIPS
 from avatar.track.parallel import ahead, batches
@@ -64,6 +64,7 @@ def appearance_codes(
     times: Float[np.ndarray, " N"],
     valid: Bool[np.ndarray, " N"],
     reference: int,
+    learn_before: int,
     advance: Callable[[], None] = lambda: None,
 ) -> Float32[np.ndarray, "N C"] | None:
     """Codes of all frames (conventions.CODES), about 0 and of unit size; bridged where frames are not valid. None for
@@ -74,10 +75,11 @@ def appearance_codes(
         neutral: neutral head, cm.
         camera_from_head, camera_from_torso: smoothed poses.
         reference: the frame in which the torso's canonical place is defined.
+        learn_before: the first frame that teaches nothing.
         advance: called once per valid frame.
     """
     indices = np.flatnonzero(valid)
-    seen = indices[indices < round(len(valid) * (1 - HELD_OUT_FRACTION))]
+    seen = indices[indices < learn_before]
     if len(seen) < LEAST_FRAMES:
         for _ in indices:
             advance()
@@ -154,9 +156,7 @@ def _kept(sheet: _Sheet, poses: np.ndarray, camera: Camera, regions: RegionReade
         where = _pixels(camera, sheet.points, poses[i], 1.0)
         labels = cv2.remap(regions.labels(int(i)), where[..., 0], where[..., 1], cv2.INTER_NEAREST)[0]
         share += np.isin(labels, sheet.regions)
-    most = share > SAMPLED_FRAMES / 2
-    # A torso out of the picture still gets codes, which then say nothing.
-    return _Sheet(sheet.points[most if most.any() else slice(0, 1)], sheet.torso, sheet.regions, sheet.codes)
+    return replace(sheet, points=sheet.points[share > SAMPLED_FRAMES / 2])
 
 
 def _small(frame: UInt8[np.ndarray, "H W 3"], scale: float, blur: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -168,9 +168,11 @@ def _small(frame: UInt8[np.ndarray, "H W 3"], scale: float, blur: float) -> UInt
 
 
 def _look(small, scale: float, camera: Camera, points: np.ndarray, pose: np.ndarray) -> UInt8[np.ndarray, " P3"]:
-    """Colours of the picture at the sheet's places."""
+    """Colours of the picture at the sheet's places; of a torso that is out of the picture there are none."""
     import cv2
 
+    if not len(points):
+        return np.zeros(0, np.uint8)
     where = _pixels(camera, points, pose, scale)
     seen = cv2.remap(small, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return seen.reshape(-1)
@@ -186,6 +188,4 @@ def _components(
     power, vectors = power[::-1][:count], vectors[:, ::-1][:, :count]
     usable = power > 1e-6 * max(float(power[0]), 1e-6)  # a region that never changes has fewer ways to
     spread = np.where(usable, np.maximum(power, 1e-12), np.inf)
-    axes = centred.T @ (vectors / (spread * len(looks) ** 0.5)).astype(np.float32)
-    missing = count - axes.shape[1]
-    return mean, np.pad(axes, [(0, 0), (0, max(missing, 0))])
+    return mean, centred.T @ (vectors / (spread * len(looks) ** 0.5)).astype(np.float32)

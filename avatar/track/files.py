@@ -81,9 +81,10 @@ def load_track(path: Path) -> Track:
                 raise UserError(f"{path} is not a track of this program.")
             if int(metadata["version"]) > VERSION:
                 raise UserError(f"{path} was written by a newer version of this program: update it to read the track.")
-            tensors = {name: file.get_tensor(name) for name in (*_ARRAYS, "region_data", "region_offsets")}
-            codes = file.get_tensor("codes") if "codes" in file.keys() else None  # noqa: SIM118 - safe_open is no dict
-        return _build(tensors if codes is None else {**tensors, "codes": codes}, metadata)
+            names = [*_ARRAYS, "region_data", "region_offsets"]
+            names += ["codes"] if "codes" in file.keys() else []  # noqa: SIM118 - safe_open is no dict
+            tensors = {name: file.get_tensor(name) for name in names}
+        return _build(tensors, metadata)
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): delete it and track again.") from error
 

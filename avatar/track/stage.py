@@ -109,7 +109,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     with reporter.bar("coding how it looks", int(valid.sum())) as bar:
         codes = appearance_codes(
             capture.frames.__getitem__, regions, camera, head.neutral, camera_from_head, torso, times, valid, reference,
-            bar.advance,
+            capture.held_out_start, bar.advance,
         )  # fmt: skip
     return Track(
         camera=camera,

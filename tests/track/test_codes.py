@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from avatar.conventions import CODES, HELD_OUT_FRACTION
+from avatar.conventions import CODES
 from avatar.track.codes import LEAST_FRAMES, appearance_codes
 
-FRAMES = 110
+FRAMES, TAUGHT = 110, 100
 HEAD, MOUTH, TORSO = np.split(np.arange(sum(CODES.values())), np.cumsum(list(CODES.values()))[:-1])
 
 
@@ -33,7 +33,7 @@ def coded(pictures, track, **changes):
     track = dataclasses.replace(track, **changes)
     return appearance_codes(
         pictures.__getitem__, track.regions, track.camera, track.neutral, track.camera_from_head,
-        track.camera_from_torso, track.times, track.valid, track.reference_frame,
+        track.camera_from_torso, track.times, track.valid, track.reference_frame, TAUGHT,
     )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_codes_tell_what_the_pictures_show_also_where_they_were_not_learned(clip
     pictures, track, flush, light = clip
     codes = coded(pictures, track)
     assert codes.shape == (FRAMES, sum(CODES.values())) and codes.dtype == np.float32
-    train = np.arange(FRAMES) < round(FRAMES * (1 - HELD_OUT_FRACTION))
+    train = np.arange(FRAMES) < TAUGHT
     np.testing.assert_allclose(codes[train].mean(axis=0), 0, atol=0.02)
     assert np.all(codes[train].std(axis=0) < 1.02) and np.all(codes[train][:, HEAD].std(axis=0) > 0.9)
     assert explained(codes[:, HEAD], flush, train) > 0.97
@@ -59,7 +59,7 @@ def test_codes_tell_what_the_pictures_show_also_where_they_were_not_learned(clip
 
 def test_the_end_of_the_clip_teaches_nothing(clip) -> None:
     pictures, track, *_ = clip
-    split = round(FRAMES * (1 - HELD_OUT_FRACTION))
+    split = TAUGHT
     other = [*pictures[:split], *[np.full_like(p, 255) - p for p in pictures[split:]]]
     before, after = coded(pictures, track), coded(other, track)
     np.testing.assert_array_equal(before[:split], after[:split])
@@ -89,5 +89,13 @@ def test_more_frames_than_are_learned_from_get_the_same_kind_of_codes(clip, monk
     pictures, track, flush, _ = clip
     monkeypatch.setattr("avatar.track.codes.LEARNED_FRAMES", 40)
     codes = coded(pictures, track)
-    train = np.arange(FRAMES) < round(FRAMES * (1 - HELD_OUT_FRACTION))
+    train = np.arange(FRAMES) < TAUGHT
     assert explained(codes[:, HEAD], flush, train) > 0.95
+
+
+def test_a_torso_out_of_the_picture_says_nothing(clip) -> None:
+    pictures, track, flush, _ = clip
+    labels = [np.where(track.regions.labels(i) == 1, 0, track.regions.labels(i)) for i in range(FRAMES)]
+    codes = coded(pictures, track, regions=type(track.regions)(labels))
+    np.testing.assert_array_equal(codes[:, TORSO], 0)
+    assert explained(codes[:, HEAD], flush, np.arange(FRAMES) < TAUGHT) > 0.97

@@ -1,7 +1,7 @@
 // From a folder (or a page that carries it) to an avatar in memory: manifest, checks, tensors.
 // The Python side of the format is avatar/export/payload.py and manifest.py.
 
-const VERSION = 2;
+const VERSION = 3;
 const ARRAYS = { int8: Int8Array, int16: Int16Array, float32: Float32Array };
 
 /** An error whose message is written for the person in front of the page. */
