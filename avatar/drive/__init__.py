@@ -10,7 +10,7 @@ import numpy as np
 from avatar.capture import clip_sha256 as sha256_of
 from avatar.drive.edits import read_edit, read_head_motion, read_track_file
 from avatar.drive.pieces import Pieces
-from avatar.drive.refined import refined_motion, with_codes_along
+from avatar.drive.refined import refined_motion
 from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
 from avatar.errors import UserError
 from avatar.media import sound_seconds, speech_blocks
@@ -165,7 +165,7 @@ def _draw(
                 bar.advance(count)
                 continue
             for change in changes:
-                motion = with_codes_along(avatar, motion, change(motion))
+                motion = avatar.with_codes_along(motion, change(motion))
             for picture in avatar.frames(motion, size):
                 pieces.add(picture)
                 bar.advance()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from jaxtyping import Bool
 
-from avatar.dataset import motion_tensors
 from avatar.geometry import project, transform
 from avatar.model import Avatar
 from avatar.progress import Reporter
@@ -78,23 +75,10 @@ def refined_motion(avatar: Avatar, motion: Motion, capture: Capture, track: Trac
     )
 
 
-def with_codes_along(avatar: Avatar, before: Motion, after: Motion) -> Motion:
-    """A changed motion whose appearance codes, where it has any, moved as far as the change makes likely."""
-    if before.codes is None:
-        return after
-    was, now = (_likeliest_codes(avatar, motion) for motion in (before, after))
-    return after if was is None or now is None else replace(after, codes=before.codes + (now - was))
-
-
 def _codes(avatar: Avatar, motion: Motion, refined: Motion, keep: Bool[np.ndarray, "N 1"]) -> np.ndarray | None:
     """The refined appearance codes, and where the picture tells nothing the likeliest."""
-    likely = _likeliest_codes(avatar, motion)
+    likely = avatar.likeliest_codes(motion)
     return None if likely is None or refined.codes is None else np.where(keep, refined.codes, likely)
-
-
-def _likeliest_codes(avatar: Avatar, motion: Motion) -> np.ndarray | None:
-    codes = avatar.model.features.likeliest_codes(motion_tensors(motion, avatar.model.backdrop.device))
-    return None if codes is None else codes.cpu().numpy()
 
 
 def _refined(

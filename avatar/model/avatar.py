@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from avatar.conventions import BLENDSHAPE_INDEX
 from avatar.dataset import motion_tensors
@@ -117,6 +117,16 @@ class Avatar:
             camera_from_head=np.repeat(self.rest_pose("camera_from_head")[None], n, axis=0),
             camera_from_torso=np.repeat(self.rest_pose("camera_from_torso")[None], n, axis=0),
         )
+
+    def likeliest_codes(self, motion: Motion) -> Float32[np.ndarray, "N C"] | None:
+        """Appearance codes that most likely go with a motion; None where the avatar has none."""
+        codes = self.model.features.likeliest_codes(motion_tensors(motion, self.model.backdrop.device))
+        return None if codes is None else codes.cpu().numpy()
+
+    def with_codes_along(self, before: Motion, after: Motion) -> Motion:
+        """A changed motion whose appearance codes, where it has any, moved as far as the change makes likely."""
+        was, now = (None if before.codes is None else self.likeliest_codes(motion) for motion in (before, after))
+        return after if was is None or now is None else replace(after, codes=before.codes + (now - was))
 
     def render(
         self,

@@ -61,7 +61,7 @@ class Controls:
         return dataclasses.replace(self, **values)
 
     def applied(self, pose: Pose, ceiling: Float32[np.ndarray, "52"]) -> Pose:
-        """The pose with everything on top.
+        """The pose with everything on top; its appearance codes stay those of the pose.
 
         Args:
             ceiling: the person's, see `ceiling`; what plays may go beyond it, what is added may not.
@@ -72,7 +72,7 @@ class Controls:
         head = pose.camera_from_head.copy()
         head[:3, :3] = head[:3, :3] @ matrix_from_euler(np.radians(self.turn))
         head[:3, 3] += np.array(self.shift) * [1, -1, -1]
-        return Pose(values, head, pose.camera_from_torso)
+        return Pose(values, head, pose.camera_from_torso, pose.codes)
 
     def _emotion(self) -> Float32[np.ndarray, "52"]:
         total = np.zeros(len(BLENDSHAPE_INDEX), np.float32)

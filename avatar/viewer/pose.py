@@ -18,10 +18,18 @@ class Pose:
     coefficients: Float32[np.ndarray, "52"]
     camera_from_head: Float[np.ndarray, "4 4"]
     camera_from_torso: Float[np.ndarray, "4 4"]
+    codes: Float32[np.ndarray, " C"] | None = None
+    """Appearance codes, where what plays has any (types.Motion)."""
 
     def as_motion(self) -> Motion:
         """The same as a motion of one frame."""
-        return Motion(np.zeros(1), self.coefficients[None], self.camera_from_head[None], self.camera_from_torso[None])
+        return Motion(
+            np.zeros(1),
+            self.coefficients[None],
+            self.camera_from_head[None],
+            self.camera_from_torso[None],
+            None if self.codes is None else self.codes[None],
+        )
 
 
 def pose_at(motion: Motion, time: float) -> Pose:
@@ -29,8 +37,13 @@ def pose_at(motion: Motion, time: float) -> Pose:
     times = motion.times
     after = int(np.clip(np.searchsorted(times, time, side="right"), 1, max(1, len(times) - 1)))
     near, moment = motion.at(slice(after - 1, after + 1)), np.array([time])
+
+    def between(rows: np.ndarray) -> np.ndarray:
+        return np.array([np.interp(time, near.times, column) for column in rows.T], np.float32)
+
     return Pose(
-        np.array([np.interp(time, near.times, column) for column in near.coefficients.T], np.float32),
+        between(near.coefficients),
         poses_at(moment, near.times, near.camera_from_head)[0],
         poses_at(moment, near.times, near.camera_from_torso)[0],
+        None if near.codes is None else between(near.codes),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +111,12 @@ class Session:
 
     def applied(self, controls: Controls, seconds: float) -> Pose:
         """What plays at a time, with some controls on top."""
-        return controls.applied(self.playback.pose(seconds), ceiling(self.avatar.person))
+        plays = self.playback.pose(seconds)
+        pose = controls.applied(plays, ceiling(self.avatar.person))
+        if pose.codes is None:
+            return pose
+        motion = self.avatar.with_codes_along(plays.as_motion(), pose.as_motion())
+        return replace(pose, codes=None if motion.codes is None else motion.codes[0])
 
     def view(self) -> View:
         """Where the page's camera is, kept within the sensible range."""

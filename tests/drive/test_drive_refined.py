@@ -11,7 +11,7 @@ import torch
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
 from avatar.conventions import BLENDSHAPE_INDEX, CODES
 from avatar.dataset import FrameSet, motion_tensors
-from avatar.drive.refined import refined_motion, with_codes_along
+from avatar.drive.refined import refined_motion
 from avatar.drive.sources import resampled, video_source
 from avatar.model import Avatar, Metadata, initial_model
 from avatar.progress import SILENT
@@ -87,12 +87,12 @@ def test_codes_follow_an_edit_and_a_new_frame_rate(someone) -> None:
     before = dataclasses.replace(motion_of(track), codes=track.codes)
     opened, jaw = before.coefficients.copy(), BLENDSHAPE_INDEX["jawOpen"]
     opened[:, jaw] = opened[:, jaw].max()
-    after = with_codes_along(avatar, before, dataclasses.replace(before, coefficients=opened))
+    after = avatar.with_codes_along(before, dataclasses.replace(before, coefficients=opened))
     moved = (after.codes - before.codes)[:, 0]  # the first code is the jaw's
     np.testing.assert_allclose(moved, moved.max() * (opened - before.coefficients)[:, jaw], atol=0.1)
     assert moved.max() > 0.2
     blind = dataclasses.replace(before, codes=None)
-    assert with_codes_along(avatar, blind, blind) is blind
+    assert avatar.with_codes_along(blind, blind) is blind
     doubled = resampled(before, 50.0)
     np.testing.assert_allclose(doubled.codes[::2], before.codes, atol=1e-4)
     assert resampled(blind, 50.0).codes is None

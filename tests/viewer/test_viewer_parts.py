@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES
+from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, CODES
 from avatar.errors import UserError
 from avatar.track import track_to_csv
 from avatar.types import Camera, Motion
@@ -216,6 +217,20 @@ def test_drawing_from_the_front_is_what_the_avatar_renders(small_avatar) -> None
     pose = pose_at(small_avatar.motion, 0.4)
     expected = small_avatar.render(pose.coefficients, pose.camera_from_head, pose.camera_from_torso)
     assert np.array_equal(draw(small_avatar, pose, np.eye(4), 48), expected)
+
+
+def test_the_clips_own_motion_plays_with_what_its_pictures_showed(small_avatar) -> None:
+    frames = len(small_avatar.motion.times)
+    codes = np.zeros((frames, sum(CODES.values())), np.float32)
+    codes[:, 0] = np.linspace(0, 1, frames)
+    motion = dataclasses.replace(small_avatar.motion, codes=codes)
+    middle = float(motion.times[3:5].mean())
+    pose = pose_at(motion, middle)
+    assert pose.codes is not None and pose.codes[0] == pytest.approx(codes[3:5, 0].mean(), abs=1e-6)
+    np.testing.assert_array_equal(pose.as_motion().codes, pose.codes[None])
+    kept = Controls(emotions={"happy": 1.0}).applied(pose, FREE)
+    assert kept.codes is pose.codes
+    assert Controls().applied(pose_at(small_avatar.rest_motion(np.zeros(1)), 0.0), FREE).codes is None
 
 
 def test_view_and_overlays_change_the_picture_but_not_the_backdrop(small_avatar) -> None:
