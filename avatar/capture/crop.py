@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import hypot
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def choose_crop(sightings: Sequence[Sighting], upright_size: tuple[int, int], si
         raise UserError(f"A frame of {size} px is too small for an avatar; ask for {MIN_SIZE} px or more.")
     _one_person(sightings)
     width, height = upright_size
-    faces = [s.faces[0] for s in sightings if s.faces]
+    faces = _main_faces(sightings, height / width)
     side = _side(faces, width, height)
     x = _middle([face.x * width for face in faces])
     y = _middle([face.y * height for face in faces])
@@ -42,6 +43,15 @@ def choose_crop(sightings: Sequence[Sighting], upright_size: tuple[int, int], si
     top = min(max(round(y - FACE_HEIGHT * side), 0), height - side)
     out = min(size or _DEFAULT_SIZE, side)
     return Crop(left, top, side, out - out % 2)
+
+
+def _main_faces(sightings: Sequence[Sighting], aspect: float) -> list[Face]:
+    """Of each picture with faces the one nearest to where the face is when it is alone: somebody nearer to the camera
+    may walk through. `aspect` is the picture's height over its width."""
+    seen = [s for s in sightings if s.faces]
+    alone = [s.faces[0] for s in seen if not s.crowded] or [s.faces[0] for s in seen]
+    x, y = (float(np.median([getattr(face, axis) for face in alone])) for axis in "xy")
+    return [min(s.faces, key=lambda face: hypot(face.x - x, (face.y - y) * aspect)) for s in seen]
 
 
 def _one_person(sightings: Sequence[Sighting]) -> None:
@@ -81,5 +91,6 @@ def _middle(places: Sequence[float]) -> float:
 
 def face_px(sightings: Sequence[Sighting], upright_size: tuple[int, int], crop: Crop) -> float:
     """Side of the face box in pixels of the avatar's frame, median over the samples."""
-    sides = [s.faces[0].side for s in sightings if s.faces]
+    width, height = upright_size
+    sides = [face.side for face in _main_faces(sightings, height / width)]
     return float(np.median(sides)) * upright_size[0] * crop.size / crop.side

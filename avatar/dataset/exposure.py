@@ -29,12 +29,12 @@ class Exposure:
 
     def __init__(self, capture: Capture, track: Track) -> None:
         self._capture, self._track = capture, track
-        count = len(track.times)
         step = max(1, round((track.backdrop[..., 0].size / PIXELS) ** 0.5))
         self._grid = (slice(step // 2, None, step), slice(step // 2, None, step))
         self._plate = track.backdrop[self._grid].astype(np.float32)
         self._steady = ((self._plate > DARK) & (self._plate < BRIGHT)).all(axis=-1)
-        samples = np.unique(np.linspace(0, count - 1, min(count, SAMPLES)).round().astype(int))
+        shown = np.flatnonzero(track.valid)  # a black stretch or another shot says nothing about the camera
+        samples = shown[np.linspace(0, len(shown) - 1, min(len(shown), SAMPLES)).round().astype(int)]
         gains = np.array([self._measured(int(i)) for i in samples])
         self.spread = float(gains.std(axis=0).max())
         """Standard deviation of the gains of single frames."""

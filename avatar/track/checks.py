@@ -23,6 +23,10 @@ CUT_RATIO = 8.0
 """... if it is this many times the usual change around it."""
 BESIDE_RATIO = 3.0
 """... and this many times that of the frames right beside it."""
+JUMP_GREY, JUMP_RATIO, JUMP_NEIGHBOURS = 2.0, 3.0, 3
+"""A cut within one shot changes less: that many times the frames on either side. Clean clips reach 2.8."""
+COMPANY_FRAMES = 3
+"""A second face in fewer frames in a row is a false find."""
 CUT_NEIGHBOURS = 12
 """Frames on either side that say what is usual."""
 
@@ -46,11 +50,13 @@ class CutDetector:
     def cuts(self) -> list[int]:
         """Numbers of the frames that begin something new."""
         change, found = np.array(self._changes), []
-        for i in np.flatnonzero(change > CUT_GREY):
+        for i in np.flatnonzero(change > JUMP_GREY):
+            near = np.delete(change[max(i - JUMP_NEIGHBOURS, 1) : i + JUMP_NEIGHBOURS + 1], min(i - 1, JUMP_NEIGHBOURS))
+            sudden = len(near) > 1 and change[i] > JUMP_RATIO * near.max()
             around = np.delete(change[max(i - CUT_NEIGHBOURS, 1) : i + CUT_NEIGHBOURS + 1], min(i - 1, CUT_NEIGHBOURS))
             beside = change[[k for k in (i - 1, i + 1) if 0 < k < len(change)]]  # motion lasts, a cut is one frame long
             usual = max([0.1, float(np.median(around)) if len(around) else 0.0, *(beside * (BESIDE_RATIO / CUT_RATIO))])
-            if change[i] > CUT_RATIO * usual:
+            if sudden or (change[i] > CUT_GREY and change[i] > CUT_RATIO * usual):
                 found.append(int(i))
         return found
 
@@ -70,10 +76,14 @@ def hidden_frames(
         return np.zeros(len(valid), bool)
     share = (agreement / np.median(agreement[valid], axis=0)).min(axis=1)
     bent = error > BENT * np.median(error[valid])
-    low = valid & ((share < HIDDEN_SHARE) | (bent & (share < BENT_SHARE)))
-    out = np.zeros(len(low), bool)
-    for first, end in stretches(low):
-        out[first:end] = end - first >= HIDDEN_FRAMES
+    return lasting(valid & ((share < HIDDEN_SHARE) | (bent & (share < BENT_SHARE))), HIDDEN_FRAMES)
+
+
+def lasting(marked: Bool[np.ndarray, " N"], least: int) -> Bool[np.ndarray, " N"]:
+    """The marked frames that are at least so many in a row."""
+    out = np.zeros(len(marked), bool)
+    for first, end in stretches(marked):
+        out[first:end] = end - first >= least
     return out
 
 
@@ -92,17 +102,30 @@ def seconds_of(times: Float[np.ndarray, " N"], marked: Bool[np.ndarray, " N"]) -
 
 
 def track_findings(
-    times: Float[np.ndarray, " N"], faces: Bool[np.ndarray, " N"], hidden: Bool[np.ndarray, " N"], cuts: list[int]
+    times: Float[np.ndarray, " N"],
+    faces: Bool[np.ndarray, " N"],
+    hidden: Bool[np.ndarray, " N"],
+    crowded: Bool[np.ndarray, " N"],
+    cuts: list[int],
 ) -> tuple[Finding, ...]:
-    """What the user should know, with the seconds concerned."""
+    """What the user should know, with the seconds concerned.
+
+    Args:
+        faces: frames with a face.
+        hidden: see `hidden_frames`.
+        crowded: frames with a second face of similar size.
+        cuts: frames that begin something new.
+    """
     found = []
     if not faces.all():
         found.append(f"no face in {seconds_of(times, ~faces)}; the motion there is bridged")
     if hidden.any():
         found.append(
-            f"something covers the face in {seconds_of(times, hidden)}: those frames are not learned from, the motion "
-            "there is bridged"
+            f"something covers the face, or the light jumps, in {seconds_of(times, hidden)}: those frames are not "
+            "learned from, the motion there is bridged"
         )
+    if (company := lasting(crowded, COMPANY_FRAMES)).any():
+        found.append(f"there is a second face in {seconds_of(times, company)}: cut those parts out")
     clear = faces & ~hidden
     jumps = [i for i in cuts if clear[i] and clear[i - 1]]
     if jumps:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from avatar.capture import capture
+from avatar.errors import UserError
+from avatar.files import explain_os_error
 from avatar.media import write_video
 from avatar.progress import Reporter
 from avatar.track import track, track_to_csv, track_to_json
@@ -19,33 +21,67 @@ from avatar.types import Capture, Track
 
 @contextmanager
 def tracked_clip(
-    clip: Path, size: int | None, face_landmarker: Path | None, reporter: Reporter
+    clip: Path, size: int | None, face_landmarker: Path | None, reporter: Reporter, output: Path | None = None
 ) -> Iterator[tuple[Capture, Track]]:
-    """Capture and track of a clip in a temporary folder that is gone afterwards."""
+    """Capture and track of a clip in a temporary folder that is gone afterwards; says what was found wrong with it.
+
+    Args:
+        output: where the track is kept, None if nowhere.
+    """
     with tempfile.TemporaryDirectory(prefix="avatar-") as folder:
         captured = capture(clip, Path(folder) / "capture", size, reporter)
-        yield captured, track(captured, Path(folder) / "track.safetensors", reporter, face_landmarker)
+        tracked = track(captured, output or Path(folder) / "track.safetensors", reporter, face_landmarker)
+        for finding in (*captured.findings, *tracked.findings):
+            reporter.finding(finding)
+        yield captured, tracked
 
 
 def write_tracks(
-    clip: Path, output: Path, size: int | None, face_landmarker: Path | None, reporter: Reporter
+    clip: Path, output: Path | None, size: int | None, face_landmarker: Path | None, reporter: Reporter
 ) -> list[Path]:
     """Tracks a clip and writes the track, CSV, JSON and an overlay video; returns their paths.
 
+    Args:
+        output: a folder, or a name of which the suffix does not matter; None is the clip's name, here.
     Raises:
         UserError: the clip cannot be tracked, or a file cannot be written.
     """
-    stem = output.name.removesuffix(".safetensors").removesuffix(".track")
-    beside = {suffix: output.with_name(stem + suffix) for suffix in (".csv", ".json", ".overlay.mp4")}
-    with tempfile.TemporaryDirectory(prefix="avatar-") as folder:
-        captured = capture(clip, Path(folder) / "capture", size, reporter)
-        tracked = track(captured, output, reporter, face_landmarker)
-        for finding in (*captured.findings, *tracked.findings):
-            reporter.finding(finding)
-        track_to_csv(tracked, beside[".csv"])
-        track_to_json(tracked, beside[".json"])
-        write_video(beside[".overlay.mp4"], _overlays(captured, tracked, reporter), captured.fps, audio=captured.audio)
-    return [output, *beside.values()]
+    paths = track_paths(clip, output)
+    _check_places(paths, clip)
+    with tracked_clip(clip, size, face_landmarker, reporter, paths[0]) as (captured, tracked):
+        track_to_csv(tracked, paths[1])
+        track_to_json(tracked, paths[2])
+        # at the frames' own times: phones slow down in the dark, and the sound does not
+        drawn = _overlays(captured, tracked, reporter)
+        write_video(paths[3], drawn, times=captured.times, audio=captured.audio)
+    return paths
+
+
+def track_paths(clip: Path, output: Path | None) -> list[Path]:
+    """Where `write_tracks` puts track, CSV, JSON and overlay video."""
+    if output is None:
+        output = Path(clip.stem)
+    elif output.is_dir():
+        output = output / clip.stem
+    stem = output.name
+    for suffix in (".safetensors", ".csv", ".json", ".mp4", ".track", ".overlay"):
+        stem = stem.removesuffix(suffix)
+    return [output.with_name(stem + suffix) for suffix in (".track.safetensors", ".csv", ".json", ".overlay.mp4")]
+
+
+def _check_places(paths: list[Path], clip: Path) -> None:
+    """Before an hour's work: nothing of the user's is overwritten, and the files can be written."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; choose another name with -o.")
+        if path.exists() and clip.exists() and path.samefile(clip):
+            raise UserError(f"{path} is the clip itself and would be overwritten; choose another name with -o.")
+    try:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=paths[0].parent):
+            pass
+    except OSError as error:
+        raise explain_os_error(error, paths[0]) from error
 
 
 def _overlays(captured: Capture, tracked: Track, reporter: Reporter) -> Iterator[np.ndarray]:

@@ -228,9 +228,9 @@ def check_landmarker(model: Path) -> None:
         raise UserError(f"{model} is a MediaPipe model, but not a Face Landmarker with blendshapes.")
 
 
-def second_person(faces: list[int], valid: Bool[np.ndarray, " N"]) -> bool:
+def second_person(crowded: Bool[np.ndarray, " N"], valid: Bool[np.ndarray, " N"]) -> bool:
     """True where a second face of similar size is there in a good part of the frames with a face."""
-    return int(np.sum(np.array(faces) >= 2)) > max(3, 0.15 * int(valid.sum()))
+    return int(crowded.sum()) > max(3, 0.15 * int(valid.sum()))
 
 
 def _plausible(face: np.ndarray, width: int) -> bool:

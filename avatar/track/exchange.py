@@ -78,6 +78,8 @@ def track_to_json(track: Track | Motion, path: Path) -> None:
         {"time": round(float(t), 6), "weights": np.round(w, 5).tolist(), "head": np.round(h, 6).tolist()}
         for t, w, h in zip(track.times, track.coefficients.astype(np.float64), head, strict=True)
     ]
+    if isinstance(track, Track):  # frames without a usable face are there, bridged from their neighbours, and say so
+        frames = [frame | {"valid": bool(valid)} for frame, valid in zip(frames, track.valid, strict=True)]
     with replacing(path) as partial:
         partial.write_text(json.dumps({"names": list(BLENDSHAPES), "frames": frames}), encoding="utf-8")
 

@@ -27,6 +27,8 @@ SHOWN = (
 def overlay(frame: UInt8[np.ndarray, "H W 3"], track: Track, i: int, bars: bool = True) -> UInt8[np.ndarray, "H W 3"]:
     """Frame `i` with the tracker's findings drawn over it.
 
+    Where the frame has no usable face, the head is bridged from the neighbours: no landmarks, and a word says so.
+
     Green: the detector's landmarks. Red: the solved head (neutral plus expression) reprojected. Red, green and blue
     lines: the head's x, y and z axes. Torso blue, inner mouth magenta, backdrop darkened. Bars: main coefficients.
     """
@@ -34,14 +36,24 @@ def overlay(frame: UInt8[np.ndarray, "H W 3"], track: Track, i: int, bars: bool 
     draw = ImageDraw.Draw(image)
     size = frame.shape[1]
     dot = max(0.6, size / 700)
-    for points, colour in ((track.landmarks[i], LANDMARK_COLOUR), (reprojected(track, i), MODEL_COLOUR)):
+    valid = bool(track.valid[i])
+    points_of = [(track.landmarks[i], LANDMARK_COLOUR)] if valid else []
+    for points, colour in (*points_of, (reprojected(track, i), MODEL_COLOUR)):
         for x, y in points - 0.5:
             draw.ellipse((x - dot / 2, y - dot / 2, x + dot / 2, y + dot / 2), fill=colour)
-    for contour in (FACE_OVAL, OUTER_LIPS, INNER_LIPS, LEFT_EYE, RIGHT_EYE):
+    for contour in (FACE_OVAL, OUTER_LIPS, INNER_LIPS, LEFT_EYE, RIGHT_EYE) if valid else ():
         line = [tuple(p) for p in (track.landmarks[i][[*contour, contour[0]]] - 0.5).tolist()]
         draw.line(line, fill=LANDMARK_COLOUR, width=1)
     _draw_axes(draw, track, track.camera_from_head[i], AXIS_CM, max(1, size // 200))
     _draw_axes(draw, track, track.camera_from_torso[i], AXIS_CM / 2, max(1, size // 400))
+    if not valid:
+        draw.text(
+            (size / 2, size * 0.04),
+            "no face here: bridged",
+            fill=MODEL_COLOUR,
+            anchor="mm",
+            font_size=max(12, size // 24),
+        )
     if bars:
         _draw_bars(draw, track, i, size)
     return np.asarray(image)

@@ -63,6 +63,7 @@ class _FirstPass:
     backdrop: BackdropBuilder
     colours: ColourStatistics
     coefficients: np.ndarray | None
+    crowded: np.ndarray
     cuts: list[int]
 
 
@@ -105,7 +106,9 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
     camera_from_head = rigid(poses.rotation, poses.translation)
     landmarks = bridge(first.landmarks[..., :2].reshape(len(times), -1), times, valid).reshape(len(times), -1, 2)
     reference = _reference_frame(camera_from_head, coefficients, valid)
-    regions, torso = _regions_and_torso(capture, first, plate, camera, camera_from_head, landmarks, reference, reporter)
+    regions, torso = _regions_and_torso(
+        capture, first, plate, camera, camera_from_head, landmarks, valid, reference, reporter
+    )
     with reporter.bar("coding how it looks", int(valid.sum())) as bar:
         codes = appearance_codes(
             capture.frames.__getitem__, regions, camera, head.neutral, camera_from_head, torso, times, valid, reference,
@@ -123,7 +126,7 @@ def _track(capture: Capture, reporter: Reporter, face_landmarker: Path | None) -
         regions=regions,
         backdrop=plate.colour,
         reference_frame=reference,
-        findings=track_findings(times, faces, hidden, first.cuts),
+        findings=track_findings(times, faces, hidden, first.crowded, first.cuts),
         codes=codes,
     )
 
@@ -171,15 +174,19 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
         for network in (mesh, person, landmarker):
             if network is not None:
                 network.close()
-    _check_faces(np.asarray(capture.times), valid, similar)
-    return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, cuts.cuts())
+    crowded = np.array(similar) >= 2
+    _check_faces(np.asarray(capture.times), valid, crowded)
+    return _FirstPass(landmarks, valid, masks, backdrop, colours, coefficients, crowded, cuts.cuts())
 
 
-def _check_faces(times: np.ndarray, valid: np.ndarray, faces: list[int]) -> None:
+def _check_faces(times: np.ndarray, valid: np.ndarray, crowded: np.ndarray) -> None:
     if not valid.any():
         raise UserError("There is no face in this clip: film one person from the front, with the face well lit.")
-    if second_person(faces, valid):
-        raise UserError("There are two people in this clip: crop or film it so that only one face is seen.")
+    if second_person(crowded, valid):
+        raise UserError(
+            f"There are two people in this clip (in {seconds_of(times, crowded)}): crop or film it so that only one "
+            "face is seen."
+        )
     if valid.mean() < LEAST_FACE_SHARE or valid.sum() < 3:
         raise UserError(
             f"There is a face in only {valid.mean():.0%} of this clip (no face in {seconds_of(times, ~valid)}): "
@@ -264,9 +271,10 @@ def _reference_frame(camera_from_head: np.ndarray, coefficients: np.ndarray, val
 
 
 def _regions_and_torso(
-    capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, reference: int, reporter
+    capture, first: _FirstPass, plate: Plate, camera, camera_from_head, landmarks, valid, reference: int, reporter
 ):
-    """Fifth reading of the frames: matte, labels, torso motion."""
+    """Fifth reading of the frames: matte, labels, torso motion, which is bridged where frames are not `valid`
+    or no torso is found."""
     count, size = len(capture.frames), capture.size
 
     def regions_of(i: int, frame):
@@ -281,16 +289,25 @@ def _regions_and_torso(
     with reporter.bar("regions and torso", count) as bar:
         for i, packed in enumerate(ahead(count, lambda i: writer.pack(*regions_of(i, frames(i))))):
             writer.add(packed)
-            motion[i], agreement[i] = tracker(frames(i))
+            if valid[i]:
+                motion[i], agreement[i] = tracker(frames(i))
             bar.advance()
-    times = np.asarray(capture.times, dtype=np.float64)
-    trust = np.clip(agreement, 0.05, 1)
-    smoothed = whittaker(motion, times, TORSO_CUTOFF_HZ, trust)
-    smoothed[:, :1] = whittaker(motion[:, :1], times, TORSO_SCALE_CUTOFF_HZ, trust)
+    smoothed = _smooth_torso(motion, agreement, np.asarray(capture.times, dtype=np.float64))
     smoothed -= smoothed[reference]
     torso_depth = float(camera_from_head[reference, 2, 3])
     lifted = lift_motion(smoothed, tracker.centre, torso_depth, camera)
     return writer.finish(), lifted @ camera_from_head[reference]
+
+
+def _smooth_torso(motion: np.ndarray, agreement: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Motion of all frames [N, 4] without jitter; where nothing agreed it is bridged."""
+    found = agreement > 0
+    if not found.any():
+        return np.zeros_like(motion)
+    trust = np.where(found, np.clip(agreement, 0.05, 1), 0.0)
+    smoothed = whittaker(motion, times, TORSO_CUTOFF_HZ, trust)
+    smoothed[:, :1] = whittaker(motion[:, :1], times, TORSO_SCALE_CUTOFF_HZ, trust)
+    return bridge(smoothed, times, found)
 
 
 __all__ = ["StoredRegions", "track"]

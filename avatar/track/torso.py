@@ -26,6 +26,13 @@ bare shoulders need what is around them."""
 MOST_POINTS = 2500
 """Torso pixels that take part in the fit."""
 FIT_ITERATIONS = 6
+SCALES = (0.6, 1.7)
+"""Sizes against the reference frame between which it is still this torso: what is matched to another picture (black,
+another shot, somebody else) shrinks to a point, in which all pixels agree."""
+FARTHEST = 0.6
+"""Frame widths that a torso can move and still be in the picture."""
+DOUBTFUL = 0.3
+"""With fewer pixels that agree the frame before may have misled; the reference frame's place is tried as well."""
 
 
 class TorsoTracker:
@@ -58,18 +65,32 @@ class TorsoTracker:
         self._texture = _structure(cv2, self._reference)[self._index]
         self._motion = np.zeros(4)
 
-    def __call__(self, frame: UInt8[np.ndarray, "H W 3"]):
-        """Motion of the torso in `frame` [4] and the share of pixels that agree with it (0..1)."""
+    def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> tuple[Float[np.ndarray, " 4"], float]:
+        """Motion of the torso in `frame` [4] and the share of pixels that agree with it, 0..1; 0 where it is not found,
+        and the motion is then the last one found."""
         if not self.usable:
             return np.zeros(4), 0.0
-        grey, motion, agreement = self._grey(frame), self._motion, 0.0
+        grey = self._grey(frame)
+        motion, agreement = self._matched(grey, self._motion)
+        if agreement < DOUBTFUL:
+            again, share = self._matched(grey, np.zeros(4))
+            if share > agreement:
+                motion, agreement = again, share
+        if agreement > 0:
+            self._motion = motion
+        return self._motion, agreement
+
+    def _matched(self, grey, motion):
+        """The motion found from a first guess, and the share of pixels that agree, 0 where it is no torso's."""
+        agreement = 0.0
         for _ in range(ROUNDS):
             flow = self._flow.calc(self._reference, self._warped(grey, motion), None)[self._index] / FLOW_SIDE
             before = apply_motion(motion, self._points)
             motion, agreement = _fit(self._points, apply_motion(motion, self._points + flow), self._texture)
+            if not SCALES[0] < np.hypot(1 + motion[0], motion[1]) < SCALES[1] or np.abs(motion[2:]).max() > FARTHEST:
+                return motion, 0.0
             if np.abs(apply_motion(motion, self._points) - before).max() * FLOW_SIDE < SETTLED:
                 break
-        self._motion = motion
         return motion, agreement
 
     def _warped(self, grey, motion):

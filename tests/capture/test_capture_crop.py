@@ -63,6 +63,16 @@ def test_nothing_is_scaled_up(asked, size):
     assert face_px(sightings, (1920, 1080), crop) == pytest.approx(160 * size / 400)
 
 
+def test_somebody_who_walks_through_does_not_move_the_square():
+    size = (1024, 512)
+    alone = _sighting((250, 280, 220), size=size)
+    nearer = _sighting((800, 280, 300), (250, 280, 220), size=size)  # the largest is not the one the clip is of
+    expected = choose_crop([alone] * 14, size, None)
+    with_guest = [alone] * 6 + [nearer] * 3 + [alone] * 5
+    assert choose_crop(with_guest, size, None) == expected
+    assert face_px(with_guest, size, expected) == face_px([alone], size, expected)
+
+
 def test_clips_refused_for_their_faces():
     size = (1920, 1080)
     alone, two = (

@@ -48,6 +48,13 @@ def test_a_steady_camera_is_left_alone(person) -> None:
     assert not drifting(person, noise).exposure.drifts
 
 
+def test_a_black_stretch_is_no_drift(person) -> None:
+    capture, track = person
+    gains, valid = np.ones((len(track.times), 3)), track.valid.copy()
+    gains[4:8], valid[4:8] = 0.0, False
+    assert not drifting((capture, dataclasses.replace(track, valid=valid)), gains).exposure.drifts
+
+
 def test_without_backdrop_in_sight_nothing_is_said(person, gains) -> None:
     capture, track = person
     full = np.full(track.backdrop.shape[:2], 255, np.uint8)

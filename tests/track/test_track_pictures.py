@@ -96,6 +96,23 @@ def test_torso_motion_is_found_and_lifted_to_the_same_picture_motion():
     np.testing.assert_allclose(after, apply_motion(true, before), atol=1e-9)
 
 
+def test_torso_is_found_again_after_another_picture():
+    picture = np.repeat(speckle(SIZE, 3, 2.5)[..., None], 3, axis=2).astype(np.uint8)
+    torso = np.zeros((SIZE, SIZE), bool)
+    torso[140:, 30:226] = True
+    tracker = TorsoTracker(picture, torso)
+    near = np.array([0.01, 0.0, 0.02, 0.0])
+    moved = cv2.warpAffine(picture, tracker._pixel_matrix(near), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+    tracker(moved)
+    for other in (np.zeros_like(picture), np.full_like(picture, 255), 255 - picture[::-1]):
+        for _ in range(4):
+            motion, agreement = tracker(other)
+            assert np.abs(motion).max() < 0.6 and 0.6 < 1 + motion[0] < 1.7
+        motion, agreement = tracker(moved)
+        np.testing.assert_allclose(motion, near, atol=1.5e-3)
+        assert agreement > 0.8
+
+
 def test_torso_without_pixels_stays():
     picture = np.zeros((SIZE, SIZE, 3), np.uint8)
     tracker = TorsoTracker(picture, np.zeros((SIZE, SIZE), bool))

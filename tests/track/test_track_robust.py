@@ -6,7 +6,9 @@ with the seconds concerned.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,11 @@ import pytest
 
 from avatar.errors import UserError
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track import track
-from avatar.track.checks import CutDetector, hidden_frames
+from avatar.progress import SILENT
+from avatar.track import track, track_to_json
+from avatar.track.checks import CutDetector, hidden_frames, track_findings
+from avatar.track.clip import track_paths, write_tracks
+from avatar.track.overlay import LANDMARK_COLOUR, overlay
 from avatar.types import Capture, Crop, Track
 
 FRAMES, SIDE = 56, 256
@@ -89,7 +94,9 @@ def test_a_hand_over_the_mouth_is_reported_left_out_and_bridged(shot, tmp_path, 
     result = tracked(changed([*frames, *frames[::-1]], hand), tmp_path)  # forth and back: a hand is the exception
     late = 3 if plain else 1  # frames until the mesh, which follows its own past, gives way
     assert not result.valid[15 + late : 39].any() and result.valid[:14].all() and result.valid[41:].all()
-    assert [f.message for f in result.findings if "covers the face in 0." in f.message], result.findings
+    assert [f.message for f in result.findings if "covers the face, or the light jumps, in 0." in f.message], (
+        result.findings
+    )
     assert np.linalg.norm(np.diff(result.camera_from_head[:, :3, 3], axis=0), axis=1).max() < 1.0  # cm: no jump
 
 
@@ -103,6 +110,16 @@ def test_a_face_that_leaves_the_picture_is_bridged_and_reported(shot, tmp_path):
     result = tracked(changed(frames, shifted), tmp_path)
     assert not result.valid[26:34].any() and result.valid[:10].all() and result.valid[-4:].all()
     assert any("no face in" in f.message or "covers the face" in f.message for f in result.findings)
+    for pose in (result.camera_from_head, result.camera_from_torso):  # between where it left and where it came back
+        ends = pose[[25, 34], :3, 3]
+        assert (np.abs(pose[26:34, :3, 3] - ends.mean(axis=0)) <= np.abs(np.ptp(ends, axis=0)) / 2 + 1e-6).all()
+    drawn, plain = (
+        overlay(frames[30], t, 30, bars=False) for t in (result, replace(result, valid=np.ones_like(result.valid)))
+    )
+    assert (drawn == LANDMARK_COLOUR).all(-1).sum() == 0 < (plain == LANDMARK_COLOUR).all(-1).sum()
+    track_to_json(result, tmp_path / "t.json")
+    marks = [frame["valid"] for frame in json.loads((tmp_path / "t.json").read_text())["frames"]]
+    assert marks == result.valid.tolist()
     assert np.isfinite(result.camera_from_head).all() and np.isfinite(result.coefficients).all()
 
 
@@ -186,6 +203,58 @@ def test_cuts_are_told_from_motion_and_flicker():
         moved = np.roll(base if i < 40 else base[::-1], round(4 * np.sin(i / 8)), axis=1)[:, :64]
         detector.add((moved + rng.normal(0, 2, moved.shape)).clip(0, 255).astype(np.uint8))
     assert detector.cuts() == [40]
+
+
+def test_a_cut_within_one_shot_is_one_frame_long():
+    """It changes little, but what moves beside it changes less."""
+    rng = np.random.default_rng(0)
+    base = np.kron(rng.integers(90, 160, (6, 8, 3)), np.ones((12, 12, 1)))
+    base = sum(np.roll(base, k, axis=1) for k in range(-5, 6)) / 11
+    detector = CutDetector()
+    places = np.concatenate([np.arange(30) * 0.4, 18 + np.arange(30) * 0.4])
+    places[45:48] += [3, 6, 9]  # a quick turn lasts longer than one frame
+    places[48:] += 9
+    for place in places:
+        moved = np.roll(base, round(4 * place), axis=1)[:, :64]
+        detector.add((moved + rng.normal(0, 1, moved.shape)).clip(0, 255).astype(np.uint8))
+    assert detector.cuts() == [30]
+
+
+def test_what_is_wrong_is_said_with_its_seconds():
+    times, none = np.arange(100) / 25, np.zeros(100, bool)
+    faces, hidden, crowded = ~none, none.copy(), none.copy()
+    faces[90:], hidden[10:20], crowded[40:50] = False, True, True
+    crowded[70:72] = True  # a false find
+    said = [f.message for f in track_findings(times, faces, hidden, crowded, [60])]
+    assert "no face in 3.6-4.0 s" in said[0] and "in 0.4-0.8 s" in said[1] and "jumps at 2.4 s" in said[3]
+    assert said[2] == "there is a second face in 1.6-2.0 s: cut those parts out"
+    assert track_findings(times, ~none, none, none, []) == ()
+
+
+def test_names_and_places_of_what_track_writes(tmp_path):
+    names = ["me.track.safetensors", "me.csv", "me.json", "me.overlay.mp4"]
+    clip = tmp_path / "me.mp4"
+    for given in ("me", "me.csv", "me.json", "me.track.safetensors", "me.safetensors", "me.mp4", "."):
+        assert track_paths(clip, tmp_path / given) == [tmp_path / name for name in names]
+    assert [p.name for p in track_paths(clip, None)] == names
+
+
+@pytest.mark.parametrize("name", ["me.overlay.mp4", "me.csv"])
+def test_track_never_overwrites_the_clip(name, tmp_path):
+    clip = tmp_path / name
+    clip.write_bytes(b"precious")
+    with pytest.raises(UserError, match="is the clip itself"):
+        write_tracks(clip, tmp_path / "me", None, None, SILENT)
+    assert clip.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [clip]
+
+
+def test_track_refuses_a_place_before_the_work(tmp_path):
+    (tmp_path / "me.json").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        write_tracks(tmp_path / "missing.mp4", tmp_path / "me", None, None, SILENT)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="in the way"):
+        write_tracks(tmp_path / "missing.mp4", tmp_path / "file" / "me", None, None, SILENT)
 
 
 def test_a_face_counts_as_covered_only_when_it_lasts():

@@ -109,6 +109,22 @@ def test_smooth_poses_bridges_invalid_frames():
     assert np.abs(errors[8:15]).max() < 4
 
 
+def test_a_head_that_left_stays_where_it_was_last_seen():
+    times, valid = np.arange(100) / 25, np.ones(100, bool)
+    valid[:10], valid[40:60], valid[90:] = False, False, False
+    path = np.stack([10 * times, np.zeros(100), np.full(100, 60.0)], axis=1)  # still moving where it is lost
+    path[60:, 0] = 20.0 - 5 * times[60:]
+    rotation = np.repeat(np.eye(3)[None], 100, axis=0)
+    found = smooth_poses(
+        Poses(rotation, np.where(valid[:, None], path, 500.0), np.zeros((100, 0))), times, valid, 7.0, 2.0
+    )
+    x = found.translation[:, 0]
+    np.testing.assert_allclose(x[:10], x[10])
+    np.testing.assert_allclose(x[90:], x[89])
+    np.testing.assert_allclose(x[39:61], np.linspace(x[39], x[60], 22), atol=1e-9)
+    np.testing.assert_allclose(found.translation[:, 2], 60.0, atol=1e-6)
+
+
 def test_prior_is_symmetric_and_opens_the_mouth():
     prior = landmark_prior()
     mirrored = prior[44][mirror_points()] * [-1, 1, 1]
