@@ -14,6 +14,11 @@ CLEAR = 20
 """A pixel counts as uncovered where the (widened) person probability is below this, of 255."""
 FEW = 3
 """Pixels uncovered in fewer samples than this are filled from their surroundings instead."""
+GRID = 64
+"""Samples are compared at about this many pixels across."""
+STRANGE_GREY, STRANGE_RATIO = 12.0, 4.0
+"""A sample is of something else (black, another shot) if it is off the others by more than this, and by more than this
+many times what is usual: it would show as backdrop wherever the person always stands."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +58,39 @@ class BackdropBuilder:
         """The median of the uncovered samples of each pixel; never-seen pixels are filled smoothly."""
         if not self._frames:
             raise ValueError("no frames were offered")
-        size = self._frames[0].shape[-1]
+        frames, all_covered = self._of_one_shot()
+        size = frames[0].shape[-1]
         colour = np.zeros((size, size, 3), np.float32)
         spread = np.zeros((size, size), np.float32)
         count = np.zeros((size, size), np.int32)
-        rows = max(1, (1 << 20) // (size * 3 * len(self._frames)))
+        rows = max(1, (1 << 20) // (size * 3 * len(frames)))
         for top in range(0, size, rows):
             part = slice(top, top + rows)
-            stack = np.stack([f[:, part] for f in self._frames])
-            covered = np.stack([c[part] for c in self._covered])
+            stack = np.stack([f[:, part] for f in frames])
+            covered = np.stack([c[part] for c in all_covered])
             number = len(covered) - covered.sum(axis=0, dtype=np.uint8)
             middle = _median(np.where(covered[:, None], np.uint8(255), stack), number)
             floor = middle.astype(np.uint8)
             away = (np.maximum(stack, floor) - np.minimum(stack, floor)).max(axis=1)
             spread[part] = _median(np.where(covered, np.uint8(255), away), number)
             colour[part], count[part] = middle.transpose(1, 2, 0), number
-        seen = count >= min(FEW, len(self._frames))
+        seen = count >= min(FEW, len(frames))
         filled = fill(colour, seen)
         return Plate(np.clip(filled + 0.5, 0, 255).astype(np.uint8), spread, seen)
+
+    def _of_one_shot(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The samples, and where each is covered, without those that show something else than the others do where most
+        see the backdrop."""
+        step = max(1, self._frames[0].shape[-1] // GRID)
+        stack = np.stack([f[:, ::step, ::step] for f in self._frames])
+        covered = np.stack([c[::step, ::step] for c in self._covered])
+        number = len(covered) - covered.sum(axis=0, dtype=np.uint8)
+        middle = _median(np.where(covered[:, None], np.uint8(255), stack), number)
+        away, usual = np.abs(stack - middle).max(axis=1), number > len(covered) / 2
+        seen = [a[usual & ~c] for a, c in zip(away, covered, strict=True)]
+        off = np.array([float(np.median(a)) if len(a) else 0.0 for a in seen])
+        kept = np.flatnonzero(off <= max(STRANGE_GREY, STRANGE_RATIO * float(np.median(off))))
+        return [self._frames[k] for k in kept], [self._covered[k] for k in kept]
 
 
 def fill(colour: Float32[np.ndarray, "H W C"], known: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W C"]:

@@ -148,6 +148,21 @@ def test_backdrop_is_the_median_of_what_was_uncovered():
     np.testing.assert_array_equal(plate.colour, middle.astype(np.uint8))
 
 
+def test_backdrop_is_of_one_shot():
+    """A black stretch shows nothing of what is behind the person; the empty room does."""
+    size, room = 64, np.tile(np.linspace(50, 200, 64, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    for empty, known in ((np.zeros_like(room), False), (room, True)):
+        builder = BackdropBuilder(20, size)
+        for i in range(20):
+            frame, mask = room.copy(), np.zeros((size, size), np.uint8)
+            frame[8:, 8:56], mask[8:, 8:56] = 255, 255  # most of the picture
+            gone = 8 <= i < 13
+            builder.add(i, empty if gone else frame, np.zeros_like(mask) if gone else mask)
+        plate = builder.plate()
+        assert bool(plate.seen[40, 32]) is known
+        assert np.abs(plate.colour.astype(int) - room)[plate.seen].max() <= 1
+
+
 def test_fill_of_nothing_known_is_grey():
     assert (fill(np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), bool)) == 127).all()
 
