@@ -79,7 +79,7 @@ class Track:
     clip: Positional[Path]
     """Video of one person."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """File for the track (default NAME.track.safetensors); CSV, JSON and overlay video go beside it."""
+    """Folder, or name of the files (default the clip's, here): NAME.track.safetensors, .csv, .json, .overlay.mp4."""
     size: int | None = None
     """Side in pixels of the square that is tracked (default: the clip's own, at most 512)."""
     face_landmarker: Path | None = None
@@ -90,8 +90,7 @@ class Track:
         from avatar.track.clip import write_tracks
 
         limit_threads()
-        output = self.output or Path(f"{self.clip.stem}.track.safetensors")
-        for path in write_tracks(self.clip, output, self.size, self.face_landmarker, Reporter()):
+        for path in write_tracks(self.clip, self.output, self.size, self.face_landmarker, Reporter()):
             print(path)
         return 0
 
@@ -197,14 +196,10 @@ class Export:
     """Formats that hold one expression: coefficients as NAME=VALUE, for example jawOpen=0.5."""
 
     def run(self) -> int:
-        from avatar.export import ExportOptions, export, export_track, expression
+        from avatar.export import ExportOptions, check_options, export, export_track, expression
         from avatar.pipeline import limit_threads
 
         limit_threads()
-        if self.track:
-            for path in export_track(self.avatar, self.output):
-                print(path)
-            return 0
         options = ExportOptions(
             name=self.avatar.stem,
             avatar_path=self.avatar,
@@ -214,7 +209,14 @@ class Export:
             runtime=self.runtime,
             reporter=Reporter(),
         )
-        for path in export(self.avatar, self.output, self.format, options):
+        if self.track:
+            if self.format != "player":
+                raise UserError(f"--track is instead of --format {self.format}; leave one of them out.")
+            check_options("track", options)
+            paths = export_track(self.avatar, self.output)
+        else:
+            paths = export(self.avatar, self.output, self.format, options)
+        for path in paths:
             print(path)
         return 0
 
@@ -247,7 +249,7 @@ class Play:
     """Serve an exported player on localhost and print its address; Ctrl-C ends it."""
 
     folder: Positional[Path]
-    """What `avatar export` wrote."""
+    """What `avatar export` wrote: the folder, or a page in it."""
     port: int = 8090
     """Port to serve on; 0 takes any free one."""
 

@@ -24,7 +24,7 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
         return UserError(f"{path} cannot be written (no permission); choose another place with -o.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return UserError(f"{path} cannot be written: something else of that name is in the way.")
-    return UserError(f"{path} cannot be written: {one_line(error)}.")
+    return UserError(f"{path} cannot be written: {error.strerror or one_line(error)}.")
 
 
 @contextmanager
@@ -49,19 +49,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """As `replacing`, for a folder: the new one takes the old one's place when it is complete."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    """As `replacing`, for a folder: what is new takes the place of all that was in it when it is complete."""
+    place = folder.resolve()  # "." has no name, and beside a link is not beside the folder
+    partial = place.with_name(f".{place.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+        if place.is_dir():  # the folder itself stays: a shell may stand in it, or a disk be mounted there
+            _refill(place, partial)
+        else:
+            partial.replace(place)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refill(folder: Path, source: Path) -> None:
+    for old in folder.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    for new in source.iterdir():
+        shutil.move(new, folder)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

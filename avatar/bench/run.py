@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from rich.table import Table
 from avatar.bench.measure import Figures, avatar_fps, measure
 from avatar.bench.scenes import SIZES, SceneSize, load_or_make
 from avatar.errors import UserError
-from avatar.files import replacing
+from avatar.files import explain_os_error, replacing
 from avatar.progress import SILENT, Reporter
 from avatar.raster import cuda, gsplat_backend, native
 from avatar.raster.device import describe_device
 
 BACKENDS = ("cpu", "cuda", "twin", "gsplat")
+DRAWING = ("cpu", "cuda")
+"""Those of them that avatars are drawn with."""
 SLOW_PIXELS = 10_000 * 256 * 256
 """The twin draws scenes up to this many Gaussians x pixels; larger ones take minutes and gigabytes."""
 
@@ -52,9 +55,15 @@ def bench(
     if not 0.01 <= seconds <= 600:
         raise UserError(f"--seconds {seconds} is out of range; choose 0.01 to 600.")
     absent = {name: why for name in backends if (why := _unavailable(name))}
+    if avatar is not None and not set(backends) & set(DRAWING):
+        raise UserError(
+            f"An avatar is drawn by {' or '.join(DRAWING)}; add one to --backends, or leave the avatar out."
+        )
     present = [name for name in backends if name not in absent]
     if not present:
         raise UserError(f"No backend can run here: {'; '.join(f'{k}: {v}' for k, v in absent.items())}.")
+    if json_path is not None:
+        _check_place(json_path)
     fps = {} if avatar is None else _avatar_rows(avatar, present, seconds)
     rows: list[Figures] = []
     with reporter.bar("measuring", len(sizes) * len(present)) as bar:
@@ -108,6 +117,22 @@ def _chosen(only: tuple[str, ...]) -> tuple[SceneSize, ...]:
     return tuple(known[name] for name in only) or SIZES
 
 
+def _check_place(path: Path) -> None:
+    """Finds out before all the measuring whether its result can be kept.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise explain_os_error(error, path) from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file with --json.")
+
+
 def _unavailable(name: str) -> str:
     if name == "cpu":
         return native.unavailable()
@@ -127,7 +152,7 @@ def _row(scene: list[torch.Tensor], size: SceneSize, name: str, seconds: float) 
 
 
 def _avatar_rows(path: Path, present: list[str], seconds: float) -> dict[str, float]:
-    return {name: avatar_fps(path, _device(name), seconds) for name in present if name in ("cpu", "cuda")}
+    return {name: avatar_fps(path, _device(name), seconds) for name in present if name in DRAWING}
 
 
 def _number(x: float | None) -> str:

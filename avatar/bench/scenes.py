@@ -63,7 +63,7 @@ def load_or_make(size: SceneSize, folder: Path | None) -> list[Tensor]:
     """The scene from `folder`, where it is saved on first use; made anew from its seed without a folder.
 
     Raises:
-        UserError: the file there is damaged, or the folder cannot be written.
+        UserError: the file there is damaged or another scene's, or the folder cannot be written.
     """
     if folder is None:
         return make_scene(size.splats, size.size, size.batch)
@@ -78,6 +78,10 @@ def load_or_make(size: SceneSize, folder: Path | None) -> list[Tensor]:
         return scene
     try:
         with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(name) for name in NAMES]
+            scene = [file.get_tensor(name) for name in NAMES]
     except (SafetensorError, OSError) as error:
         raise UserError(f"The scene {path} is damaged ({one_line(error)}); delete it and run again.") from None
+    for name, found, wanted in zip(NAMES, scene, make_scene(size.splats, size.size, size.batch), strict=True):
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise UserError(f"The scene {path} is another one ({name} has another shape); delete it and run again.")
+    return scene

@@ -18,7 +18,7 @@ from avatar.export.spz import export_spz
 from avatar.export.track import export_track
 from avatar.model import Avatar
 
-__all__ = ["FORMATS", "ExportOptions", "export", "export_track", "expression"]
+__all__ = ["FORMATS", "ExportOptions", "check_options", "export", "export_track", "expression"]
 
 
 Format = Callable[[Avatar, Path, ExportOptions], list[Path]]
@@ -33,14 +33,42 @@ FORMATS: dict[str, Format] = {
 """Name after ``--format`` -> what writes it."""
 
 
+_FLAGS = {
+    "coefficients": "--expression", "single_file": "--single-file", "float_bases": "--float-bases",
+    "runtime": "--runtime",
+}  # fmt: skip
+_READ = {
+    "player": ("single_file", "float_bases", "runtime"),
+    "ply": ("coefficients",),
+    "spz": ("coefficients",),
+    "glb": (),
+    "track": (),
+}
+"""Format -> the options that mean something to it."""
+
+
+def check_options(format: str, options: ExportOptions) -> None:
+    """Refuses what a format would not read; "track" is the format of ``--track``.
+
+    Raises:
+        UserError: an option that is for other formats.
+    """
+    for name, flag in _FLAGS.items():
+        if getattr(options, name) and name not in _READ[format]:
+            readers = " and ".join(other for other, read in _READ.items() if name in read)
+            raise UserError(f"{flag} is for {readers}, not for {format}; leave it out.")
+
+
 def export(avatar: Path, output: Path, format: str, options: ExportOptions) -> list[Path]:
     """Writes an avatar file in another format; returns the paths written.
 
     Raises:
-        UserError: unknown format, an avatar that cannot be read, a folder that cannot be written.
+        UserError: unknown format, an option that it does not read, an avatar that cannot be read, a folder that
+            cannot be written.
     """
     if format not in FORMATS:
         raise UserError(f"There is no export format '{format}'; choose one of {', '.join(FORMATS)}.")
+    check_options(format, options)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a folder with -o.")
     return FORMATS[format](Avatar.load(avatar), output, options)

@@ -96,6 +96,13 @@ def is_player(folder: Path) -> bool:
         return False
 
 
+def exported_files(folder: Path) -> set[str]:
+    """What an exported player says belongs to it, by path relative to its folder; empty for any other folder."""
+    if not is_player(folder):
+        return set()
+    return {MANIFEST, *json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("files", {})}
+
+
 def _layer(avatar: Avatar, name: str) -> dict[str, Any]:
     branch = avatar.model.branch(name)
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from avatar.conventions import BRANCHES
 from avatar.errors import UserError
 from avatar.export.bundle import single_page
 from avatar.export.compact import CompactBases, compact_bases, exact_bases
-from avatar.export.manifest import MANIFEST, described, is_player
+from avatar.export.manifest import MANIFEST, described, exported_files, is_player
 from avatar.export.options import ExportOptions
 from avatar.export.payload import Payload
 from avatar.export.runtime import FOLDER, find_runtime
@@ -40,15 +41,11 @@ _EXCERPT_STEP = 1e-4  # rad, cm and coefficients of the recorded motion
 
 
 def export_player(avatar: Avatar, folder: Path, options: ExportOptions) -> list[Path]:
-    """Writes the player; returns the page to open.
-
-    Reads `single_file`, `float_bases` and `runtime` of the options.
+    """Writes the player; returns the page to open. Files that were added to an earlier export in the folder stay.
 
     Raises:
         UserError: the folder holds something else or cannot be written, or an option makes no sense here.
     """
-    if options.coefficients:
-        raise UserError("--expression is for formats that hold one expression; the player shows all: leave it out.")
     files = player_files(avatar, options)
     if options.single_file:
         path = folder / f"{options.name}.html"
@@ -62,11 +59,21 @@ def export_player(avatar: Avatar, folder: Path, options: ExportOptions) -> list[
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        _keep_added(folder, partial, exported_files(folder) | set(files))
     runtime = sum(len(body) for name, body in files.items() if name.startswith(f"{FOLDER}/"))
     mine = (sum(map(len, files.values())) - runtime) / 1e6
     spoken = f", and {runtime / 1e6:.1f} MB that run its speech model" if runtime else ""
     options.reporter.say(f"{mine:.1f} MB{spoken}; to see it: avatar play {folder}")
     return [folder / "index.html"]
+
+
+def _keep_added(old: Path, new: Path, written: set[str]) -> None:
+    """Copies what others put into the old folder."""
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old).as_posix()
+        if name not in written and (path.is_symlink() or not path.is_dir()):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name, follow_symlinks=False)
 
 
 def player_files(avatar: Avatar, options: ExportOptions) -> dict[str, bytes]:

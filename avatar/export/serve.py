@@ -7,10 +7,11 @@ name that it points at localhost: DNS rebinding), and a file that lies inside th
 from __future__ import annotations
 
 import posixpath
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from avatar.errors import UserError, one_line
@@ -32,14 +33,20 @@ _POLICY: Final = (
 
 
 class PlayerServer(ThreadingHTTPServer):
-    """Serves the files of one folder."""
+    """Serves the files of one folder, or of a folder that is no player one page."""
 
     daemon_threads = True
 
     def __init__(self, folder: Path, start: str, port: int) -> None:
         self.folder = folder.resolve()
         self.start = start
+        self.start_only = not is_player(folder)  # a page of one file needs none of what lies beside it
         super().__init__((HOST, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says what went wrong, unless it is only a browser that went away in the middle of a file."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -76,6 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         relative = posixpath.normpath(asked).lstrip("/") if asked != "/" else self.server.start
         if "\0" in asked or "\\" in asked or any(part.startswith(".") for part in asked.split("/")):
             return None
+        if self.server.start_only and relative != self.server.start:
+            return None
         path = (self.server.folder / relative).resolve()  # also follows links, so that none leads outside
         return path if path.is_relative_to(self.server.folder) and path.is_file() else None
 
@@ -94,17 +103,31 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal stays quiet."""
 
 
-def player_server(folder: Path, port: int) -> PlayerServer:
-    """A server that is bound and not yet running; port 0 takes any free one.
+def player_server(exported: Path, port: int) -> PlayerServer:
+    """A server that is bound and not yet running.
 
+    Args:
+        exported: the folder of a player, a page in it, a page of one file, or a folder with one of these.
+        port: 0 takes any free one.
     Raises:
-        UserError: the folder is not an exported player, or the port is taken.
+        UserError: not what was exported, or the port is taken.
     """
-    pages = sorted(folder.glob("*.html")) if folder.is_dir() else []
-    if not is_player(folder) and len(pages) != 1:
-        raise UserError(f"{folder} is not an exported player; make one with: avatar export NAME.avatar -o {folder}")
-    start = "index.html" if is_player(folder) else pages[0].name
+    folder, start = _start_page(exported)
     try:
         return PlayerServer(folder, start, port)
     except (OSError, OverflowError) as error:
         raise UserError(f"Port {port} cannot be used ({one_line(error)}); choose another with --port.") from None
+
+
+def _start_page(exported: Path) -> tuple[Path, str]:
+    """The folder to serve and its page to open."""
+    if exported.suffix == ".html" and exported.is_file():
+        return exported.parent, exported.name
+    if is_player(exported):
+        return exported, "index.html"
+    pages = sorted(exported.glob("*.html")) if exported.is_dir() else []
+    if len(pages) > 1:
+        raise UserError(f"{exported} holds several pages; name one of them, for example: avatar play {pages[0]}")
+    if not pages:
+        raise UserError(f"{exported} is not an exported player; make one with: avatar export NAME.avatar -o {exported}")
+    return exported, pages[0].name

@@ -101,8 +101,14 @@ def start_viewer(
     server.gui.main_panel.dock_right()
     server.gui.set_panel_label(subject.name)
     _set_initial_camera(server, subject)
-    shown = "localhost" if host in (LOCALHOST, "0.0.0.0", "::") else host
-    return Viewer(server, f"http://{shown}:{port}", subject, watch, source)
+    return Viewer(server, f"http://{shown(host)}:{port}", subject, watch, source)
+
+
+def shown(host: str) -> str:
+    """The address as a browser takes it."""
+    if host in (LOCALHOST, "0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _set_initial_camera(server: viser.ViserServer, subject: Subject) -> None:
@@ -122,6 +128,8 @@ def free_port(host: str, port: int | None) -> int:
     """
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"--port {port} is out of range; choose 1 to 65535.")
+    if not host:
+        raise UserError(f"--host is empty; leave it out for this machine only ({LOCALHOST}), or name an address.")
     problem: OSError | None = None
     for candidate in [port] if port is not None else range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
         try:

@@ -38,6 +38,10 @@ def test_scenes_are_the_same_from_seed_and_from_file(tmp_path: Path) -> None:
     (tmp_path / f"{TINY[1].name}.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is damaged"):
         scenes.load_or_make(TINY[1], tmp_path)
+    scenes.load_or_make(TINY[0], tmp_path)
+    (tmp_path / f"{TINY[0].name}.safetensors").rename(tmp_path / f"{TINY[1].name}.safetensors")
+    with pytest.raises(UserError, match="is another one"):
+        scenes.load_or_make(TINY[1], tmp_path)
 
 
 def test_backends_that_cannot_run_say_why(tiny) -> None:
@@ -51,3 +55,13 @@ def test_backends_that_cannot_run_say_why(tiny) -> None:
         bench(only=("1k",))
     with pytest.raises(UserError, match="out of range"):
         bench(seconds=0.0)
+
+
+def test_what_would_be_lost_is_said_before_anything_is_measured(tiny, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("avatar.bench.run.measure", lambda *_: pytest.fail("it measured"))
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file" / "b.json", tmp_path):
+        with pytest.raises(UserError, match=r"in the way|name a file with --json"):
+            bench(backends=("twin",), seconds=0.01, json_path=place)
+    with pytest.raises(UserError, match="An avatar is drawn by cpu or cuda"):
+        bench(tmp_path / "none.avatar", backends=("twin",), seconds=0.01)

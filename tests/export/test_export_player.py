@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from avatar.cli import main
 from avatar.conventions import BLENDSHAPES, BRANCHES
 from avatar.errors import UserError
 from avatar.export import ExportOptions, export, expression
@@ -194,10 +196,61 @@ def test_a_folder_with_other_things_is_left_alone(silent, tmp_path):
     assert page == out / "index.html" and page.is_file() and is_player(out)
     assert not (out / "a2e.onnx").exists() and json.loads((out / "manifest.json").read_text())["speech"] is None
     export(silent, out, "player", options)  # over an earlier export: fine
-    with pytest.raises(UserError, match="--expression"):
-        export(silent, out, "player", ExportOptions(name="silent", avatar_path=silent, coefficients={"jawOpen": 0.5}))
     with pytest.raises(UserError, match="no speech model"):
         export(silent, out, "player", ExportOptions(name="silent", avatar_path=silent, runtime=tmp_path))
+
+
+def test_what_was_added_to_an_earlier_export_stays(silent, tmp_path):
+    options = ExportOptions(name="silent", avatar_path=silent)
+    out = tmp_path / "out"
+    export(silent, out, "player", options)
+    (out / "about.html").write_text("mine")
+    (out / "img").mkdir()
+    (out / "img" / "logo.png").write_bytes(b"mine too")
+    (out / "link").symlink_to("img", target_is_directory=True)
+    (out / "embed.html").unlink()
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["old.bin"] = {}  # of an exporter that wrote something else
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "old.bin").write_bytes(b"old")
+    export(silent, out, "player", options)
+    assert (out / "about.html").read_text() == "mine" and (out / "img" / "logo.png").read_bytes() == b"mine too"
+    assert (out / "link").is_symlink() and (out / "embed.html").is_file() and not (out / "old.bin").exists()
+    assert set(json.loads((out / "manifest.json").read_text())["files"]) == set(manifest["files"]) - {"old.bin"}
+
+
+def test_the_folder_may_be_here_or_behind_a_link(silent, tmp_path, monkeypatch):
+    options = ExportOptions(name="silent", avatar_path=silent)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for _ in range(2):
+        export(silent, Path(), "player", options)
+        assert Path("index.html").is_file() and Path.cwd() == here  # and a shell that stands there still does
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    for _ in range(2):
+        export(silent, tmp_path / "link", "player", options)
+        assert (tmp_path / "link").is_symlink() and is_player(tmp_path / "real")
+    assert {p.name for p in tmp_path.iterdir()} == {"here", "real", "link"}
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--expression", "jawOpen=0.5"], "--expression is for ply and spz, not for player"),
+    (["--format", "glb", "--expression", "jawOpen=0.5"], "--expression is for ply and spz, not for glb"),
+    (["--format", "ply", "--single-file"], "--single-file is for player, not for ply"),
+    (["--format", "spz", "--float-bases"], "--float-bases is for player, not for spz"),
+    (["--format", "glb", "--runtime", "nowhere"], "--runtime is for player, not for glb"),
+    (["--track", "--single-file"], "--single-file is for player, not for track"),
+    (["--track", "--expression", "bad"], "no coefficient 'bad'"),
+    (["--track", "--format", "nonsense"], "--track is instead of --format nonsense"),
+])  # fmt: skip
+def test_an_option_of_another_format_is_refused(silent, tmp_path, capsys, words, sentence):
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(silent), "-o", str(tmp_path / "out"), *words])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and sentence in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_file_holds_everything_and_reaches_for_nothing(silent, tmp_path):

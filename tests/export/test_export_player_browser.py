@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from export_page import Page
+from PIL import Image
 
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, BRANCHES, MOUTH_BLENDSHAPES, SAMPLE_RATE
 from avatar.dataset import motion_tensors
@@ -266,6 +268,58 @@ def test_a_sound_moves_the_mouth_as_drive_does(page, runtime, someone, spoken):
     assert np.corrcoef(jaw, wanted)[0, 1] > 0.99
 
 
+def test_a_sound_sounds_once_and_only_while_it_is_wanted(page, runtime, spoken):
+    resolution(page, 48)
+    found = page.js(
+        """const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+        const sounding = new Set();
+        const start = AudioBufferSourceNode.prototype.start;
+        AudioBufferSourceNode.prototype.start = function (...given) {
+          sounding.add(this);
+          this.addEventListener("ended", () => sounding.delete(this));
+          return start.apply(this, given);
+        };
+        const now = async () => (await sleep(150), [player.playing, sounding.size]);
+        const sound = new Uint8Array(argument).buffer;
+        const track = { names: ["jawOpen"], frames: [{ time: 0, weights: [0] }, { time: 50, weights: [1] }] };
+        const found = {};
+        await player.playSound(sound);
+        player.seek(0.2);
+        await player.play();
+        found.playing = await now();
+        player.pause();
+        found.paused = await now();
+        player.stop();
+        const started = player.playSound(sound);
+        while (!player.source) await sleep(0);
+        player.pause();
+        await started;
+        found.pausedWhileStarting = await now();
+        player.seek(1);
+        const resumed = player.play();
+        player.seek(0.5);   // while it starts: it starts there
+        await resumed;
+        found.resumed = [...(await now()), player.time < 1];
+        player.stop();
+        const opened = player.playSound(sound);
+        player.stop();
+        await opened;
+        found.stoppedWhileOpening = await now();
+        await Promise.all([player.playSound(sound), player.playTrack(track)]);
+        found.newest = [player.duration, ...(await now())];
+        await Promise.all([player.useMicrophone(), player.playTrack(track)]);
+        found.afterMicrophone = player.duration;
+        player.stop();
+        AudioBufferSourceNode.prototype.start = start;
+        return found;""",
+        list(spoken.read_bytes()),
+    )
+    assert found == {
+        "playing": [True, 1], "paused": [False, 0], "pausedWhileStarting": [False, 0], "resumed": [True, 1, True],
+        "stoppedWhileOpening": [False, 0], "newest": [50, True, 0], "afterMicrophone": 50,
+    }  # fmt: skip
+
+
 def test_the_microphone_moves_the_mouth_with_every_picture(page, runtime):
     resolution(page, 48)
     found = page.js(
@@ -358,6 +412,38 @@ def test_a_lost_graphics_card_and_another_address_are_no_end(page, someone):
     page.errors.clear()  # the browser reports the loss that was asked for
 
 
+def test_another_address_in_the_middle_of_a_picture_is_no_end(page):
+    """What waits for the old avatar's depth order is let go of, and the new one is drawn and moves."""
+    found = page.js(
+        """const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+        const moves = async (element) => {
+          element.idle = true;
+          const { frames } = element.stats;
+          for (let i = 0; i < 200 && element.stats.frames < frames + 2; i++) await sleep(10);
+          element.idle = false;
+          return [element.stats.frames >= frames + 2, element.exact];
+        };
+        const shot = player.snapshot().then(() => "drawn", (error) => error.message);
+        player.setAttribute("src", "././");
+        await player.ready;
+        const switched = [await Promise.race([shot, sleep(1000)]), ...(await moves(player))];
+        const other = document.createElement("avatar-player");
+        other.setAttribute("src", ".");
+        other.style.cssText = "position:absolute;width:64px;height:64px";
+        document.body.append(other);
+        while (!other.exact) await sleep(0);
+        other.remove();   // during its first picture
+        await sleep(50);
+        document.body.append(other);
+        await other.ready;
+        const again = await moves(other);
+        other.remove();
+        return [switched, again];"""
+    )
+    assert found == [["The avatar was taken away before it was drawn.", True, 0], [True, 0]]
+    assert page.errors == []
+
+
 def test_tracks_are_read_as_python_reads_them(page, tmp_path):
     names = list(reversed(BLENDSHAPES))
     random = np.random.default_rng(2)
@@ -413,7 +499,15 @@ def test_hands_and_keys_move_it(page):
     page.page.locator(".slider:has-text('jawOpen') input").fill("1")
     page.until("player.coefficients.jawOpen === 1")
     assert page.js(shot) != before
+    held = page.page.locator(".slider.set")
+    assert held.count() == 1
+    page.page.dblclick("avatar-player", position={"x": 50, "y": 50})
+    assert (held.count(), page.js("return player.stage.fixed.size")) == (0, 0)
+    page.page.locator(".slider:has-text('jawOpen') input").fill("1")
+    page.page.focus("avatar-player")
+    page.page.keyboard.press("ArrowRight")
     page.page.click("#release")
+    assert (held.count(), page.js("return [player.stage.fixed.size, player.stage.turn[0]]")) == (0, [0, 0])
     page.page.focus("avatar-player")
     page.page.keyboard.press("ArrowRight")
     assert page.js("return player.stage.turn[0]") == pytest.approx(0.06)
@@ -455,6 +549,44 @@ def test_a_callback_drives_it(page):
         return [player.names.indexOf("jawOpen"), coefficients];"""
     )
     assert found[1][found[0]] == pytest.approx(0.6)
+
+
+def test_what_is_no_number_is_refused_and_leaves_the_person_there(page):
+    refused, missing, told, shown = page.js(
+        """const refused = [];
+        const wrong = [() => player.turn(NaN, 0), () => player.turn("left"), () => player.drive(5),
+          () => (player.gain = "abc"), () => player.seek(NaN)];
+        for (const call of wrong) {
+          try { call(); refused.push("nothing"); } catch (error) { refused.push(error.name); }
+        }
+        player.turn(0.2);
+        const missing = player.stage.turn;
+        player.reset();
+        const told = [], shown = [];
+        const note = ({ detail }) => told.push(detail.message);
+        player.addEventListener("error", note);
+        const answers = [{ jawOpen: NaN, mouthPucker: 0.3 }, { jawOpen: undefined }, { jawOpen: 5 },
+          { head: [NaN, 0, 0] }, { head: [0.1] }, { coefficients: [0.1, 0.2] }, null];
+        for (const answer of answers) {
+          player.drive(answer === null ? () => { throw new Error("mine"); } : () => answer);
+          const { frames } = player.stats;
+          player.changed = true;
+          while (player.stats.frames === frames) await new Promise((resolve) => setTimeout(resolve, 10));
+          const state = player.stage.shown;
+          const { head, torso } = player.stage.poses(state);
+          const within = state.coefficients.length === 52 && state.coefficients.every((v) => v >= 0 && v <= 1);
+          shown.push([within && [...head, ...torso].every(Number.isFinite), player.stage.callback !== null]);
+          player.drive(null);
+        }
+        await new Promise((resolve) => setTimeout(resolve));
+        player.removeEventListener("error", note);
+        return [refused, missing, told, shown];"""
+    )
+    assert refused == ["RangeError", "RangeError", "TypeError", "RangeError", "RangeError"]
+    assert missing == [pytest.approx(0.2), 0, 0]
+    assert shown == [[True, True]] * 4 + [[True, False]] * 3
+    assert ["yaw" in told[0], "2 coefficients" in told[1], told[2:]] == [True, True, ["mine"]]
+    page.errors.clear()  # they are on the console too
 
 
 def test_idle_motion_is_the_persons_and_rests_for_those_who_ask(browser, page, player_folder):
@@ -524,12 +656,43 @@ def test_the_single_file_opens_from_disk_and_speaks(browser, runtime, player_fol
     page = Page(browser, player_folder, path.as_uri())
     try:
         page.ready()
+        assert not page.page.locator("#notice").is_visible()
         resolution(page, 48)
         page.js(
             "player.idle = false; await player.playSound(new Uint8Array(argument).buffer)", list(spoken.read_bytes())
         )
         assert page.js("return [player.playing, Math.round(player.duration)]") == [True, 2]
         assert page.errors == []
+    finally:
+        page.close()
+
+
+def test_a_folder_opened_from_disk_says_how_to_see_it(browser, player_folder):
+    page = Page(browser, player_folder, (player_folder / "index.html").as_uri())
+    try:
+        assert "avatar play" in page.page.inner_text("#notice")
+        assert not page.page.locator("nav").is_visible()
+        page.page.goto((player_folder / "embed.html").as_uri())
+        assert "avatar play" in page.page.inner_text("avatar-player")
+    finally:
+        page.close()
+
+
+def test_a_page_around_shines_through_a_transparent_frame(browser, player_folder):
+    page = Page(browser, player_folder, "README.md")
+    try:
+        page.js(
+            """document.body.innerHTML = '<iframe width="600" height="200" style="border: 0"></iframe>';
+            document.body.style.background = "#f00";
+            const frame = document.querySelector("iframe");
+            frame.src = "index.html?transparent&idle=off&resolution=48";
+            await new Promise((resolve) => (frame.onload = resolve));
+            await frame.contentDocument.querySelector("avatar-player").ready;"""
+        )
+        frame = page.page.frames[1]
+        assert not frame.locator("#backdrop").is_checked()
+        corner = Image.open(io.BytesIO(page.page.screenshot(clip={"x": 20, "y": 20, "width": 1, "height": 1})))
+        assert corner.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     finally:
         page.close()
 

@@ -86,3 +86,31 @@ def test_what_is_no_player_is_not_served(tmp_path, served):
             player_server(folder, 0)
     with pytest.raises(UserError, match="--port"):
         player_server(served.folder, served.server_port)
+
+
+def test_pages_are_served_by_name(tmp_path, served):
+    with player_server(served.folder / "index.html", 0) as server:
+        assert (server.folder, server.start, server.start_only) == (served.folder, "index.html", False)
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (folder / "a.html").write_text("<p>a")
+    (folder / "diary.txt").write_text("secret")
+    with player_server(folder, 0) as server:
+        assert server.start == "a.html"
+    (folder / "b.html").write_text("<p>b")
+    with pytest.raises(UserError, match=r"several pages; name one of them, .*: avatar play .*a\.html"):
+        player_server(folder, 0)
+    with player_server(folder / "b.html", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert ask(server, "/")[:2] == ask(server, "/b.html")[:2] == (200, b"<p>b")
+        assert ask(server, "/a.html")[0] == ask(server, "/diary.txt")[0] == 404  # what only lies beside it
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("error", "told"), [(BrokenPipeError, 0), (ConnectionResetError, 0), (ValueError, 1)])
+def test_a_browser_that_goes_away_is_not_told(served, capsys, error, told):
+    try:
+        raise error("gone")
+    except error:
+        served.handle_error(None, ("127.0.0.1", 1))
+    assert capsys.readouterr().err.count("Traceback") == told

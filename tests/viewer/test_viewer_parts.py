@@ -27,7 +27,7 @@ from avatar.viewer.playback import Playback, Source
 from avatar.viewer.pose import Pose, pose_at
 from avatar.viewer.render_loop import RenderLoop
 from avatar.viewer.resolution import LARGEST, Resolution
-from avatar.viewer.server import free_port
+from avatar.viewer.server import free_port, shown
 from avatar.viewer.sources import clip_source, opened_source, uploaded_source
 from avatar.viewer.subject import Subject
 from avatar.viewer.training import RunWatch
@@ -416,6 +416,14 @@ def test_a_taken_port_is_an_error_if_asked_for_and_passed_over_if_not(monkeypatc
         free_port("127.0.0.1", 70000)
     with pytest.raises(UserError, match=r"no address of this machine|Cannot listen"):
         free_port("256.1.1.1", None)
+    with pytest.raises(UserError, match="--host is empty"):
+        free_port("", None)
+
+
+def test_the_address_is_one_that_a_browser_takes() -> None:
+    assert [shown(host) for host in ("127.0.0.1", "::", "::1", "box.local")] == [
+        "localhost", "localhost", "[::1]", "box.local",
+    ]  # fmt: skip
 
 
 def test_who_is_welcome() -> None:

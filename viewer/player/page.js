@@ -123,7 +123,8 @@ function connect() {
     element("panel").hidden = !element("panel").hidden;
     currentTarget.setAttribute("aria-expanded", String(!element("panel").hidden));
   });
-  element("release").addEventListener("click", () => release([...sliders.keys()]));
+  element("release").addEventListener("click", () => player.reset());
+  player.addEventListener("reset", () => release([...sliders.keys()])); // by whatever hand: keys and double-clicks too
   element("picture").addEventListener("click", () => attempt(async () => {
     const link = Object.assign(document.createElement("a"), { download: `${player.manifest.name}.png` });
     link.href = URL.createObjectURL(await player.snapshot());
@@ -145,6 +146,10 @@ function connect() {
 if (!(player instanceof AvatarPlayer)) notice("This browser knows no web components.");
 const options = new URLSearchParams(location.search);
 for (const name of ["transparent", "idle", "resolution", "listen"]) if (options.has(name)) player.setAttribute(name, options.get(name));
+if (options.has("transparent")) {
+  document.documentElement.classList.add("clear");
+  element("backdrop").checked = false;
+}
 if (options.has("bare")) document.querySelector("nav").hidden = true;
 for (const button of document.querySelectorAll("nav button, nav input")) button.disabled = true;
 player.addEventListener("error", ({ detail }) => notice(detail.message));

@@ -87,6 +87,8 @@ export class AvatarPlayer extends HTMLElement {
     this.visible = true;
     this.frames = 0;
     this.motionFrames = 0;
+    this.exact = 0; // pictures that wait for their own depth order
+    this.wishes = 0; // counts what was asked for, so that what takes long to open knows whether it is still wanted
     this.tick = this.tick.bind(this);
     this.heard = this.heard.bind(this);
     this.newPromise();
@@ -139,6 +141,8 @@ export class AvatarPlayer extends HTMLElement {
 
   /** Gives back the worker, the sound device and the graphics card's memory; put into a page again, it loads again. */
   release() {
+    this.wishes++;
+    this.exact = 0;
     this.order?.close();
     this.context?.close();
     this.renderer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
@@ -197,7 +201,10 @@ export class AvatarPlayer extends HTMLElement {
       scene.branches.map((b) => ({ count: b.count, start: b.start, moves: b.moves, means: b.canonical.means, positions: b.positions, scale: b.scale, skin: b.canonical.skin[0] })),
       avatar.manifest.raster.near_cm,
     );
-    this.stage = new Stage(avatar);
+    this.stage = new Stage(avatar, (error) => {
+      console.error(error);
+      queueMicrotask(() => this.complain(error)); // after the picture: who hears of it may change everything
+    });
     this.avatar = avatar;
     this.applyIdle();
     if (!this.hasAttribute("aria-label")) this.setAttribute("aria-label", `Talking avatar ${avatar.manifest.name}`);
@@ -221,6 +228,10 @@ export class AvatarPlayer extends HTMLElement {
 
   dispatch(type, detail = {}) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  complain(error) {
+    this.dispatch("error", { message: error?.message ?? String(error), error });
   }
 
   // --- what it may be told
@@ -249,15 +260,17 @@ export class AvatarPlayer extends HTMLElement {
     this.need().fixed.clear();
     this.stage.turnTo(0, 0, 0);
     this.returning = null;
+    this.dispatch("reset");
   }
 
   /** Turns the head by hand: yaw towards image right, pitch down, roll, rad, added to its motion. */
-  turn(yaw, pitch, roll = 0) {
+  turn(yaw = 0, pitch = 0, roll = 0) {
     this.need().turnTo(yaw, pitch, roll);
   }
 
   /** `callback(seconds)` is asked before every picture for {coefficients, head: [yaw, pitch, roll]}; null ends it. */
   drive(callback) {
+    if (callback !== null && typeof callback !== "function") throw new TypeError("drive takes a function, or null to end it.");
     this.need().callback = callback;
   }
 
@@ -267,7 +280,7 @@ export class AvatarPlayer extends HTMLElement {
 
   /** How far speech moves the mouth, 0..3; 1 is the person's own. */
   set gain(value) {
-    this.need().gain = Math.min(3, Math.max(0, Number(value)));
+    this.need().gain = Math.min(3, Math.max(0, finite(value, "gain")));
   }
 
   get idle() {
@@ -290,24 +303,26 @@ export class AvatarPlayer extends HTMLElement {
   /** Plays a motion track: the text of a Live Link Face CSV or JSON, or a parsed JSON. */
   async playTrack(content, { loop = false } = {}) {
     const track = parseTrack(content, this.need().names, this.manifest.timecode_rates);
-    await this.take(new TrackClock(track, loop));
+    await this.take(new TrackClock(track, loop), ++this.wishes);
   }
 
   /** Speaks a sound file: its address, a File or Blob, or its bytes. */
   async playSound(sound) {
     this.need();
+    const wish = ++this.wishes;
     const context = this.sounding();
     const model = await this.speechModel();
     const bytes = sound instanceof ArrayBuffer ? sound : await (sound instanceof Blob ? sound : await fetched(sound)).arrayBuffer();
-    await this.take(await SoundFile.open(model, bytes, context));
+    await this.take(await SoundFile.open(model, bytes, context), wish);
   }
 
   /** Says what the microphone hears, until `stop`. */
   async useMicrophone() {
     this.need();
+    const wish = ++this.wishes;
     const context = this.sounding();
     const model = await this.speechModel();
-    await this.take(await Microphone.open(model, context));
+    await this.take(await Microphone.open(model, context), wish);
   }
 
   sounding() {
@@ -325,11 +340,17 @@ export class AvatarPlayer extends HTMLElement {
     }
   }
 
-  async take(source) {
+  /** Plays what has been opened, unless something else was asked for meanwhile. */
+  async take(source, wish) {
+    if (wish !== this.wishes) return source.close();
     this.stop();
     this.stage.use(source);
+    await this.start(source);
+  }
+
+  async start(source) {
     await source.play();
-    if (this.stage.source === source) this.dispatch("play");
+    if (this.source === source && source.playing) this.dispatch("play");
   }
 
   /** The sound, microphone or track that moves it, or that has come to its end and can be played again; or null. */
@@ -354,8 +375,7 @@ export class AvatarPlayer extends HTMLElement {
     if (!source) return;
     if (source === this.rewound) this.stage.use(source);
     this.rewound = null;
-    await source.play();
-    this.dispatch("play");
+    await this.start(source);
   }
 
   pause() {
@@ -364,11 +384,13 @@ export class AvatarPlayer extends HTMLElement {
   }
 
   seek(time) {
-    this.source?.seek(time);
+    const seconds = finite(time, "time");
+    this.source?.seek(seconds);
   }
 
   /** Lets go of the source (sound, microphone or track) and goes back to idle. */
   stop() {
+    this.wishes++;
     const { source } = this;
     if (!source) return;
     source.close();
@@ -424,16 +446,17 @@ export class AvatarPlayer extends HTMLElement {
     this.changed = true;
   }
 
-  /** Draws a state with its own exact depth order; resolves when it is on the canvas. */
+  /** Draws a state with its own exact depth order; resolves when it is on the canvas, rejects if the avatar is let go of before. */
   async draw(state) {
+    const { order } = this;
     const { head, torso } = state.poses ?? this.stage.poses(state);
     const weights = this.drivers.weights(state.coefficients, head, torso);
-    this.exact = (this.exact ?? 0) + 1; // meanwhile `tick` asks for no other order
+    this.exact++; // meanwhile `tick` asks for no other order
     try {
-      await this.order.exactly(weights, head, torso);
-      this.renderer.draw(weights, head, torso, this.order.current);
+      await order.exactly(weights, head, torso);
+      if (this.order === order) this.renderer.draw(weights, head, torso, order.current);
     } finally {
-      this.exact--;
+      if (this.order === order) this.exact--; // another avatar counts from 0
       this.lastKey = null;
     }
   }
@@ -526,12 +549,17 @@ export class AvatarPlayer extends HTMLElement {
     try {
       if (data.coefficients) this.set(Array.isArray(data.coefficients) ? Object.fromEntries(data.coefficients.map((v, i) => [this.names[i], v])) : data.coefficients);
       if (data.head) this.turn(...data.head);
-      if (data.track) this.playTrack(data.track, { loop: Boolean(data.loop) }).catch((error) => this.dispatch("error", { message: error.message, error }));
+      if (data.track) this.playTrack(data.track, { loop: Boolean(data.loop) }).catch((error) => this.complain(error));
       if (["play", "pause", "stop", "reset"].includes(data.command)) this[data.command]();
     } catch (error) {
-      this.dispatch("error", { message: error.message, error });
+      this.complain(error);
     }
   }
+}
+
+function finite(value, name) {
+  if (!Number.isFinite(Number(value))) throw new RangeError(`The ${name} must be a number.`);
+  return Number(value);
 }
 
 async function fetched(address) {

@@ -1,5 +1,7 @@
 // Back end of the depth order: a worker that deforms positions and sorts, layer by layer, while the page draws.
 
+import { PlayerError } from "./load.js";
+
 /**
  * The worker's whole program; it is turned into text, so it uses nothing from outside.
  * In: {init: {branches: [{count, start, moves, means, positions, scale, skin}], near}}, then {weights, head, torso, id, buffer}.
@@ -109,10 +111,10 @@ export class DepthOrder {
     return this.id;
   }
 
-  /** Resolves once the order of this state, or of a later one, is there. */
+  /** Resolves once the order of this state, or of a later one, is there; rejects if it is closed before. */
   exactly(weights, head, torso) {
     const id = this.ask(weights, head, torso);
-    return new Promise((resolve) => this.settled.set(id, resolve));
+    return new Promise((resolve, reject) => this.settled.set(id, { resolve, reject }));
   }
 
   send() {
@@ -127,7 +129,7 @@ export class DepthOrder {
     this.current = order;
     this.fresh = true;
     this.busy = false;
-    for (const [asked, resolve] of this.settled) {
+    for (const [asked, { resolve }] of this.settled) {
       if (asked <= id) {
         this.settled.delete(asked);
         resolve();
@@ -138,5 +140,7 @@ export class DepthOrder {
 
   close() {
     this.worker.terminate();
+    for (const { reject } of this.settled.values()) reject(new PlayerError("The avatar was taken away before it was drawn."));
+    this.settled.clear();
   }
 }

@@ -25,6 +25,7 @@ export class SoundFile {
     this.duration = sound.duration;
     this.closed = false;
     this.playing = false;
+    this.starting = null; // a mark of the newest `play`, until a pause or the end
     this.place = 0; // s, where it was paused
     this.understood = this.understand();
     this.understood.catch(() => {});
@@ -48,11 +49,11 @@ export class SoundFile {
 
   async play() {
     if (this.playing || this.closed) return;
+    const mine = (this.starting = {});
     await this.context.resume();
-    const wanted = this.place + AHEAD_SECONDS;
-    const ready = () => this.closed || this.stream.time(this.stream.values.length) >= Math.min(wanted, this.duration - 0.2);
-    await Promise.race([this.understood, until(ready)]);
-    if (this.closed) return;
+    const known = () => this.stream.time(this.stream.values.length) >= Math.min(this.place + AHEAD_SECONDS, this.duration - 0.2);
+    await Promise.race([this.understood, until(() => this.starting !== mine || known())]);
+    if (this.starting !== mine) return; // paused, closed or started again meanwhile
     this.node = new AudioBufferSourceNode(this.context, { buffer: this.sound });
     this.node.connect(this.context.destination);
     this.node.start(0, this.place);
@@ -61,6 +62,7 @@ export class SoundFile {
   }
 
   pause() {
+    this.starting = null;
     if (!this.playing) return;
     this.place = this.time;
     this.playing = false;
@@ -69,8 +71,8 @@ export class SoundFile {
   }
 
   seek(time) {
-    const playing = this.playing;
-    this.pause();
+    const { playing } = this;
+    if (playing) this.pause(); // one that is only starting starts there
     this.place = Math.min(this.duration, Math.max(0, time));
     if (playing) return this.play();
   }
@@ -151,10 +153,16 @@ export class Microphone {
       throw new PlayerError(error.name === "NotFoundError" ? "There is no microphone." : "The microphone was not allowed. Allow it in the address bar and try again.");
     }
     const address = URL.createObjectURL(new Blob([`(${tapProcessor})()`], { type: "text/javascript" }));
-    await context.resume();
-    await context.audioWorklet.addModule(address);
-    URL.revokeObjectURL(address);
-    return new Microphone(model, context, media);
+    try {
+      await context.resume();
+      await context.audioWorklet.addModule(address);
+      return new Microphone(model, context, media);
+    } catch (error) {
+      for (const track of media.getTracks()) track.stop(); // or it would listen to nobody's use
+      throw error;
+    } finally {
+      URL.revokeObjectURL(address);
+    }
   }
 
   constructor(model, context, media) {

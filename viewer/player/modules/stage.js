@@ -8,7 +8,9 @@ const FADE_SECONDS = 0.3; // from one source to the next
 const TURN_LIMIT = [0.5, 0.35, 0.5]; // yaw, pitch, roll by hand, rad: what a clip of talking usually shows
 
 export class Stage {
-  constructor(avatar) {
+  /** `refused(error)` is told of a callback that failed and was let go of. */
+  constructor(avatar, refused = () => {}) {
+    this.refused = refused;
     const { manifest, tensors } = avatar;
     this.manifest = manifest;
     this.names = manifest.coefficients;
@@ -53,8 +55,10 @@ export class Stage {
     }
   }
 
-  turnTo(yaw, pitch, roll = 0) {
-    this.turn = [yaw, pitch, roll].map((a, i) => Math.min(TURN_LIMIT[i], Math.max(-TURN_LIMIT[i], a)));
+  turnTo(yaw = 0, pitch = 0, roll = 0) {
+    const angles = [yaw, pitch, roll].map(Number);
+    if (!angles.every(Number.isFinite)) throw new RangeError("Yaw, pitch and roll must be numbers, in rad.");
+    this.turn = angles.map((a, i) => Math.min(TURN_LIMIT[i], Math.max(-TURN_LIMIT[i], a)));
   }
 
   /** Moves on by `seconds` and returns the state to draw; `time` is the source's, read once, as its clock runs on. */
@@ -62,7 +66,7 @@ export class Stage {
     const state = this.rest();
     if (this.idle) this.addManner(state, seconds);
     if (this.source) this.addSource(state, seconds, time);
-    if (this.callback) this.addCallback(state, seconds);
+    if (this.callback) this.askCallback(state, seconds);
     for (const [index, value] of this.fixed) state.coefficients[index] = value;
     this.shown = this.faded(state, seconds);
     return this.shown;
@@ -87,17 +91,26 @@ export class Stage {
     if (angles) this.addAngles(state, angles, seconds);
   }
 
-  addCallback(state, seconds) {
-    const given = this.callback(performance.now() / 1000) ?? {};
-    const list = given.coefficients ?? (given.head ? {} : given);
-    if (Array.isArray(list) || ArrayBuffer.isView(list)) state.coefficients = Array.from(list);
-    else {
-      for (const [name, value] of Object.entries(list)) {
-        const index = this.names.indexOf(name);
-        if (index >= 0) state.coefficients[index] = value;
-      }
+  /** A callback that fails once would fail before every picture, and none would be drawn: it is not asked again. */
+  askCallback(state, seconds) {
+    try {
+      this.addCallback(state, this.callback(performance.now() / 1000) ?? {}, seconds);
+    } catch (error) {
+      this.callback = null;
+      this.refused(error);
     }
-    if (given.head) this.addAngles(state, given.head, seconds);
+  }
+
+  addCallback(state, given, seconds) {
+    const list = given.coefficients ?? (given.head ? {} : given);
+    const whole = Array.isArray(list) || ArrayBuffer.isView(list);
+    if (whole && list.length !== this.names.length) throw new RangeError(`The callback gave ${list.length} coefficients instead of ${this.names.length}.`);
+    if (given.head && given.head.length !== 3) throw new RangeError("The callback's head is not [yaw, pitch, roll].");
+    for (const [key, value] of Object.entries(list)) {
+      const index = whole ? Number(key) : this.names.indexOf(key);
+      if (index >= 0 && Number.isFinite(value)) state.coefficients[index] = Math.min(1, Math.max(0, value));
+    }
+    if (given.head && Array.from(given.head).every(Number.isFinite)) this.addAngles(state, given.head, seconds);
   }
 
   /** Head yaw, pitch, roll (rad; 0 looks straight into the camera); the torso follows slowly. */
