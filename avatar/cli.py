@@ -44,18 +44,16 @@ class Fit:
     """Continue the run in the folder from its last checkpoint."""
 
     def run(self) -> int:
-        from avatar.config import load_preset
+        from avatar.config import check_range, load_preset
         from avatar.pipeline import fit, limit_threads
 
         limit_threads()
         config = load_preset(self.preset)
         if self.size is not None:
-            if not 32 <= self.size <= 4096:
-                raise UserError(f"--size {self.size} is out of range; choose 32 to 4096 pixels.")
+            check_range("size", self.size, "--size")
             config = dataclasses.replace(config, size=self.size)
         if self.steps is not None:
-            if self.steps < 1:
-                raise UserError(f"--steps {self.steps} is not a number of steps; choose 1 or more.")
+            check_range("train.steps", self.steps, "--steps")
             config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=self.steps))
         if self.device is not None:
             config = dataclasses.replace(config, device=self.device)

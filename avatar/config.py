@@ -1,7 +1,7 @@
 """Settings of a fit: dataclasses are the only home of a default, TOML presets hold only differences.
 
 `load_preset("quick")` returns the defaults with the preset's differences applied; an unknown key or a value of the
-wrong type is an error that names the key and what would be allowed.
+wrong type or out of range (`LIMITS`) is an error that names the key and what would be allowed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from avatar.conventions import BRANCHES
 from avatar.errors import UserError, one_line
 
 if sys.version_info >= (3, 11):
@@ -146,6 +147,34 @@ class FitConfig:
     speech: SpeechConfig = field(default_factory=SpeechConfig)
 
 
+STEPS = (1, 10_000_000)
+WEIGHT = (0.0, 1000.0)
+LIMITS: dict[str, tuple[float, float]] = {
+    "size": (32, 4096),
+    **{f"model.{name}.gaussians": (1, 1_000_000) for name in BRANCHES},
+    **{f"model.{name}.bases": (1, 256) for name in BRANCHES},
+    "model.driver_hidden": (1, 4096),
+    "model.start_fraction": (0.001, 1.0),
+    **{f"train.losses.{f.name}": WEIGHT for f in dataclasses.fields(LossConfig)},
+    "train.losses.dssim": (0.0, 1.0),
+    "train.losses.mouth_weight": (0.01, 1000.0),
+    **{f"train.rates.{f.name}": (0.0, 1.0) for f in dataclasses.fields(RateConfig)},
+    "train.rates.basis_decay": (0.0, 100.0),
+    "train.rates.final_fraction": (1e-6, 1.0),
+    "train.density.every": STEPS,
+    "train.density.growth": (1.0, 100.0),
+    "train.density.dead_opacity": (0.0, 1.0),
+    "train.steps": STEPS,
+    "train.batch": (1, 1024),
+    "train.seed": (0, 2**32 - 1),
+    "train.codes_hidden": (0.0, 1.0),
+    "train.checkpoint_every": STEPS,
+    "train.score_every": STEPS,
+    "speech.steps": STEPS,
+}
+"""Lowest and highest value of every setting that is a number."""
+
+
 def config_folder() -> Path:
     """Where the presets live: beside the package in a checkout, inside it in a wheel."""
     here = Path(__file__).resolve().parent
@@ -162,7 +191,7 @@ def load_preset(name: str) -> FitConfig:
     """The settings of a preset by name, or of any TOML file by path.
 
     Raises:
-        UserError: no such preset; not TOML; unknown key; wrong type.
+        UserError: no such preset; not TOML; unknown key; wrong type; out of range.
     """
     path = Path(name) if name.endswith(".toml") else config_folder() / f"{name}.toml"
     if not path.is_file():
@@ -174,11 +203,20 @@ def load_preset(name: str) -> FitConfig:
     return with_changes(FitConfig(), values, where=str(path))
 
 
+def checked(config: FitConfig) -> FitConfig:
+    """The settings, each of the type and in the range that a preset's would have to be.
+
+    Raises:
+        UserError: one that is not.
+    """
+    return with_changes(FitConfig(), dataclasses.asdict(config), "settings")
+
+
 def with_changes(config: T, values: dict[str, Any], where: str, prefix: str = "") -> T:
     """A copy of the dataclass with nested `values` applied.
 
     Raises:
-        UserError: a key that the settings do not have, or a value of another type than the default's.
+        UserError: a key that the settings do not have, or a value of another type than the default's or out of range.
     """
     known = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = get_type_hints(type(config))
@@ -192,11 +230,27 @@ def with_changes(config: T, values: dict[str, Any], where: str, prefix: str = ""
                 raise UserError(f"{where}: '{prefix}{key}' is a group of settings, not a single value.")
             changes[key] = with_changes(current, value, where, f"{prefix}{key}.")
         else:
-            changes[key] = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
+            changes[key] = _typed(value, hints[key], f"{where}: '{prefix}{key}'")
+            check_range(prefix + key, changes[key], f"{where}: '{prefix}{key}'")
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
+def check_range(key: str, value: Any, name: str) -> None:
+    """Holds a setting's value (None passes) against `LIMITS`.
+
+    Args:
+        name: what the setting is called where the value comes from.
+    Raises:
+        UserError: it is out of range.
+    """
+    if key not in LIMITS or value is None:
+        return
+    low, high = LIMITS[key]
+    if not low <= value <= high:  # what is not a number fails here too
+        raise UserError(f"{name} must be from {low} to {high}, not {value}.")
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return value

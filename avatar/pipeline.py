@@ -17,7 +17,7 @@ import torch
 from avatar import __version__
 from avatar.capture import capture as run_capture
 from avatar.capture import clip_sha256, load_capture
-from avatar.config import FitConfig
+from avatar.config import FitConfig, checked
 from avatar.conventions import BRANCHES, SAMPLE_RATE
 from avatar.cores import usable_cores
 from avatar.dataset import FrameSet
@@ -54,7 +54,7 @@ class FitResult:
     avatar: Avatar
     avatar_path: Path
     finished: bool
-    """False if Ctrl-C ended training early: the avatar is usable, `--resume` continues."""
+    """False if Ctrl-C ended the fit early: the avatar is usable, `--resume` continues."""
     psnr: float | None
     """Held-out score of the tracked row, dB; None if interrupted."""
 
@@ -78,7 +78,7 @@ def fit(
     Raises:
         UserError: anything about the clip, the folder or the settings that the caller can mend.
     """
-    config, clip = config or FitConfig(), Path(clip)
+    config, clip = checked(config or FitConfig()), Path(clip)
     device = resolve_device(config.device)
     check_backend(config.rasterizer, device)
     folder = Path(run_folder) if run_folder is not None else Path("runs") / clip.stem
@@ -87,6 +87,8 @@ def fit(
 
     with _timed(run, "capture"):
         capture = capture_stage(clip, run, reporter)
+    if not resume:
+        run.discard_training()
     run.save()  # only now: a clip that cannot be used leaves no run behind
     with _timed(run, "track"):
         track = track_stage(capture, run, task, reporter)
@@ -101,7 +103,6 @@ def fit(
     with _timed(run, "training"):
         trainer = train_stage(frames, run, resume, reporter)
         model, motion_facts = finished_model(trainer, reporter)
-    finished = trainer.step >= config.train.steps
     model.measure_limits(frames.training_motion())
     avatar = Avatar(
         model,
@@ -110,24 +111,26 @@ def fit(
         speech=None,
         motion=own_motion(track),
     )
-    if not finished:
-        avatar.save(run.avatar)
-        run.save()
-        return FitResult(folder, avatar, run.avatar, False, None)
-
-    with _timed(run, "speech model"):
-        avatar, speech_scores = with_speech_model(avatar, frames, config, reporter)
-    avatar.save(run.avatar)  # usable from here on, even if scoring is interrupted
-    with _timed(run, "scores"):
-        found = evaluate(avatar, frames, reporter)
-    avatar.metadata = dataclasses.replace(avatar.metadata, scores=headline_scores(found))
-    avatar.save(run.avatar)
-    with _timed(run, "preview"):
-        preview_stage(avatar, frames, run, reporter)
-    facts = motion_facts | speech_facts(speech_scores)
-    write_report(new_report(run.avatar, avatar, found, frames, run, training_plots(run.path), facts), folder)
+    avatar.save(run.avatar)  # usable from here on, whatever is interrupted
+    psnr = None
+    if trainer.step >= config.train.steps:
+        try:
+            with _timed(run, "speech model"):
+                avatar, speech_scores = with_speech_model(avatar, frames, config, reporter)
+            avatar.save(run.avatar)
+            with _timed(run, "scores"):
+                found = evaluate(avatar, frames, reporter)
+            avatar.metadata = dataclasses.replace(avatar.metadata, scores=headline_scores(found))
+            avatar.save(run.avatar)
+            with _timed(run, "preview"):
+                preview_stage(avatar, frames, run, reporter)
+            facts = motion_facts | speech_facts(speech_scores)
+            write_report(new_report(run.avatar, avatar, found, frames, run, training_plots(run.path), facts), folder)
+            psnr = found.rows["tracked"]["psnr"]
+        except KeyboardInterrupt:
+            pass  # --resume finds training finished and does the rest
     run.save()
-    return FitResult(folder, avatar, run.avatar, True, found.rows["tracked"]["psnr"])
+    return FitResult(folder, avatar, run.avatar, psnr is not None, psnr)
 
 
 def capture_stage(clip: Path, run: RunFolder, reporter: Reporter) -> Capture:
@@ -279,6 +282,7 @@ def new_report(
         rows=found.rows,
         size=capture.size,
         frame_times=found.times,
+        clip_name=capture.source_name,
         provenance=avatar.metadata.provenance,
         device=describe_device(frames.device),
         seconds=run.seconds,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avatar.capture.store import abandoned
 from avatar.config import FitConfig, with_changes
 from avatar.errors import UserError, one_line
 from avatar.files import replacing
+from avatar.train.checkpoint import checkpoint_path
+from avatar.train.monitor import metrics_path
 
 MANIFEST_FORMAT = 1
+CAPTURE = "capture"
 
 
 @dataclass
@@ -28,7 +34,7 @@ class RunFolder:
 
     @property
     def capture(self) -> Path:
-        return self.path / "capture"
+        return self.path / CAPTURE
 
     @property
     def track(self) -> Path:
@@ -45,6 +51,13 @@ class RunFolder:
     @property
     def preview(self) -> Path:
         return self.path / "preview.mp4"
+
+    def discard_training(self) -> None:
+        """Removes what an earlier fit in this folder could be resumed from; its avatar, preview and report stay until
+        new ones take their place."""
+        shutil.rmtree(checkpoint_path(self.path).parent, ignore_errors=True)
+        with suppress(OSError):
+            metrics_path(self.path).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Writes the manifest.
@@ -70,7 +83,7 @@ def manifest_path(folder: Path) -> Path:
 
 
 def load_run(folder: Path) -> RunFolder | None:
-    """The run in a folder; None if the folder does not exist or is empty.
+    """The run in a folder; None if the folder does not exist, or is empty but for a clip whose reading was cut off.
 
     Raises:
         UserError: the folder holds something else, or a damaged manifest.
@@ -78,7 +91,7 @@ def load_run(folder: Path) -> RunFolder | None:
     if folder.is_file():
         raise UserError(f"The output {folder} is a file; name a folder with -o.")
     try:
-        if not folder.exists() or not any(folder.iterdir()):
+        if not folder.exists() or set(folder.iterdir()) <= abandoned(folder / CAPTURE):
             return None
     except OSError as error:
         raise UserError(f"The output folder {folder} cannot be read: {one_line(error)}.") from None
@@ -129,40 +142,43 @@ def open_run(
         UserError: the folder holds another clip's run or something else; nothing to resume; other settings than the
             run that is to be resumed.
     """
+    new = RunFolder(folder, clip.name, sha256, config, face_landmarker, {})
     existing = load_run(folder)
+    for path in abandoned(new.capture):
+        shutil.rmtree(path, ignore_errors=True)
     if existing is None:
         if resume:
             raise UserError(f"There is nothing to resume in {folder}; run again without --resume.")
-        return RunFolder(folder, clip.name, sha256, config, face_landmarker, {})
+        return new
     if existing.clip_sha256 != sha256:
         raise UserError(
             f"The folder {folder} holds the run of another clip ({existing.clip_name}); name a new folder with -o."
         )
     if resume:
-        if existing.config != config:
+        if difference := _difference(existing, new):
             raise UserError(
-                f"The run in {folder} was started with other settings ({_difference(existing.config, config)}); "
+                f"The run in {folder} was started with other settings ({difference}); "
                 "give the same ones, or leave out --resume to start over."
             )
         return existing
     if (existing.config.size, existing.face_landmarker) != (config.size, face_landmarker):
         # What was decoded and tracked fits other settings; stages look at the files, so they must go.
         discard_stages(existing)
-    return RunFolder(folder, clip.name, sha256, config, face_landmarker, {})
+    return new
 
 
 def discard_stages(run: RunFolder) -> None:
     """Removes decoded frames and tracks of a run that are to be made anew."""
-    import shutil
-
     shutil.rmtree(run.capture, ignore_errors=True)
     run.track.unlink(missing_ok=True)
     run.speech.unlink(missing_ok=True)
 
 
-def _difference(old: FitConfig, new: FitConfig) -> str:
-    """The first few settings that differ, as text."""
+def _difference(old: RunFolder, new: RunFolder) -> str:
+    """The first few settings that differ, as text; empty if none does."""
     found: list[str] = []
+    if old.face_landmarker != new.face_landmarker:
+        found.append(f"--face-landmarker given {'there, not now' if old.face_landmarker else 'now, not there'}")
 
     def walk(a: Any, b: Any, prefix: str) -> None:
         for f in dataclasses.fields(a):
@@ -172,5 +188,5 @@ def _difference(old: FitConfig, new: FitConfig) -> str:
             elif x != y:
                 found.append(f"{prefix}{f.name} {x} there, {y} now")
 
-    walk(old, new, "")
+    walk(old.config, new.config, "")
     return "; ".join(found[:3])

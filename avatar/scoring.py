@@ -34,7 +34,7 @@ from avatar.run_folder import RunFolder, run_beside
 from avatar.speech import load_speech, speech_features
 from avatar.track import load_track
 from avatar.track.clip import tracked_clip
-from avatar.types import Capture, SpeechFeatures, Track
+from avatar.types import Capture, Finding, SpeechFeatures, Track
 
 NARROW_COLUMNS = ("psnr", "ssim", "head", "mouth_crop", "mouth", "torso", "background", "lmd")
 """What a terminal of 80 characters has room for; JSON and page always have all."""
@@ -86,10 +86,14 @@ def evaluate_files(
             frames = FrameSet(capture, track, resolve_device("auto"), speech)
             if len(avatar_paths) > 1:
                 reporter.say(f"{name}:")
+            warnings = other_clip(avatar, name, sha256)
+            for warning in warnings:
+                reporter.finding(warning)
             folder = save_frames if save_frames is None or len(avatar_paths) == 1 else save_frames / name
             found = evaluate(avatar, frames, reporter, folder)
             run = run or RunFolder(path.parent, clip.name, sha256, FitConfig(size=capture.size), False, {})
             report = new_report(path, avatar, found, frames, run)
+            report = dataclasses.replace(report, findings=(*warnings, *report.findings))
             entries.append(Entry(name, report, tuple(int(i) for i in evaluated_indices(frames))))
             sources.append((avatar, frames))
         if len(entries) == 1:
@@ -105,6 +109,18 @@ def evaluate_files(
             ]
             write_comparison(entries, clip.name, json_path, html_path)
     return tuple(entries)
+
+
+def other_clip(avatar: Avatar, name: str, sha256: str) -> tuple[Finding, ...]:
+    """A warning where an avatar was made from another clip than the one of this hash."""
+    source = avatar.metadata.provenance
+    if source.source_sha256 == sha256:
+        return ()
+    message = (
+        f"This is not the clip that {name} was made from ({source.source_name}): the scores also count what differs"
+        " between the two films, such as light, clothes and framing."
+    )
+    return (Finding("warning", message),)
 
 
 def _stages_of(run: RunFolder) -> _Stages:

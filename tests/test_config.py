@@ -1,12 +1,15 @@
-"""Presets hold only differences; unknown keys and wrong types are errors that name the key."""
+"""Presets hold only differences; unknown keys, wrong types and impossible values are errors that name the key."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from avatar.config import FitConfig, load_preset, preset_names, with_changes
+from avatar.config import LIMITS, FitConfig, TrainConfig, checked, load_preset, preset_names, with_changes
 from avatar.errors import UserError
 
 
@@ -45,3 +48,41 @@ def test_mistakes_name_the_key(values, sentence) -> None:
 def test_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="choose one of cpu, quality, quick"):
         load_preset("slow")
+
+
+def numbers(config: Any, prefix: str = "") -> Iterator[str]:
+    """Keys of all settings that are numbers."""
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, f"{key}.")
+        elif not isinstance(value, bool | str):
+            yield key
+
+
+def nested(key: str, value: float | int) -> dict[str, Any]:
+    """What a preset holds that sets this one key."""
+    head, _, rest = key.partition(".")
+    return {head: nested(rest, value) if rest else value}
+
+
+def test_every_number_has_limits() -> None:
+    assert sorted(numbers(FitConfig())) == sorted(LIMITS)
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_numbers_out_of_range_are_refused(key) -> None:
+    low, high = LIMITS[key]
+    for value in (low, high):
+        with_changes(FitConfig(), nested(key, value), "x")
+    whole = isinstance(low, int)
+    for value in (low - 1, high + 1, *(() if whole else (math.nan, math.inf))):
+        with pytest.raises(UserError, match=rf"^x: '{key}' must be from .* to .*, not .*\.$"):
+            with_changes(FitConfig(), nested(key, value), "x")
+
+
+def test_settings_made_in_python_are_held_to_the_same() -> None:
+    assert checked(FitConfig()) == FitConfig()
+    for train in (TrainConfig(steps=0), TrainConfig(codes_hidden=math.nan)):
+        with pytest.raises(UserError, match=r"^settings: 'train"):
+            checked(dataclasses.replace(FitConfig(), train=train))

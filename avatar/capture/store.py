@@ -12,6 +12,7 @@ import hashlib
 import json
 import operator
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     _check_replaceable(folder)
     made = [p for p in folder.parents if not p.exists()]
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = _beside(folder, "partial")
     done = False
     try:
         partial.mkdir(parents=True)
@@ -110,11 +111,35 @@ def _check_replaceable(folder: Path) -> None:
 
 def _move(partial: Path, folder: Path) -> None:
     """Renames; an older capture steps aside first, so that a whole one is on disk at any time."""
-    aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    aside = _beside(folder, "old")
     if folder.exists():
         folder.rename(aside)
     partial.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{folder.name}.{kind}-{os.getpid()}")
+
+
+def abandoned(folder: Path) -> set[Path]:
+    """What processes that were killed while `new_folder` worked left beside `folder`."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.(?:partial|old)-(\d+)")
+    found = ((path, name.fullmatch(path.name)) for path in folder.parent.glob(".*"))
+    return {path for path, match in found if match and not _at_work(int(match[1]))}
+
+
+def _at_work(process: int) -> bool:
+    """Whether another process of that number runs. In a container numbers come back: one of our own is left over."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it runs, as someone else's
+    return True
 
 
 def _disk_sentence(folder: Path, error: OSError) -> str:

@@ -18,7 +18,15 @@ from avatar.evaluate.metrics import representative_frames
 from avatar.evaluate.pictures import ERROR_FULL_SCALE, css_gradient, error_map
 from avatar.evaluate.report import report_dict
 from avatar.evaluate.report_data import ROWS, Report
-from avatar.evaluate.report_page import MOUTH_PX, PICTURE_PX, number_text, picture_tag, section, wide
+from avatar.evaluate.report_page import (
+    MOUTH_PX,
+    PICTURE_PX,
+    findings_section,
+    number_text,
+    picture_tag,
+    section,
+    wide,
+)
 from avatar.evaluate.svg_plot import Plot, Series, line_plot
 from avatar.files import replacing
 
@@ -125,7 +133,9 @@ def comparison_page(entries: Sequence[Entry], clip: str) -> str:
         f"{len(entries)} avatars on the end of <b>{escape(clip)}</b> that their training never saw: the full frame"
         " against the untouched clip, with nothing real pasted in."
     )
-    body = "\n".join(part for part in (_table(entries), _frames(entries), _mouths(entries), _curves(entries)) if part)
+    findings = tuple(dict.fromkeys(finding for e in entries for finding in e.report.findings))
+    parts = (findings_section(findings), _table(entries), _frames(entries), _mouths(entries), _curves(entries))
+    body = "\n".join(part for part in parts if part)
     title = "Comparison: " + ", ".join(e.name for e in entries)
     return Template(template).substitute(title=escape(title), summary=summary, body=body)
 

@@ -1,9 +1,8 @@
-"""Scores of rendered frames against the untouched clip: PSNR, SSIM, per-region PSNR, sharpness, jitter, curves.
+"""Scores of rendered frames against the untouched clip: PSNR and SSIM, also per region, sharpness, jitter, curves.
 
 Everything is computed on full frames in the video's own colours, 0..1. ``psnr`` and ``ssim`` of a clip are means of the
 per-frame values, as the talking-head papers report them (AD-NeRF, TalkingGaussian); the per-region scores pool the
-squared error of all frames first, because a region (an open mouth) may be a few pixels in one frame and none in the
-next.
+pixels of all frames first, because a region (an open mouth) may be a few pixels in one frame and none in the next.
 """
 
 from __future__ import annotations
@@ -73,21 +72,27 @@ def ssim(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"]) -
     Raises:
         ValueError: the frame is smaller than the window.
     """
+    return float(ssim_map(image, truth).mean())
+
+
+def ssim_map(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w"]:
+    """`ssim` of every window, mean over channels; the window of entry (0, 0) has its middle at pixel (SSIM_RADIUS,
+    SSIM_RADIUS)."""
     if min(image.shape[:2]) <= 2 * SSIM_RADIUS:
         raise ValueError(f"ssim needs frames of at least {2 * SSIM_RADIUS + 1} px")
     channels = zip(
         np.moveaxis(image, 2, 0).astype(np.float64), np.moveaxis(truth, 2, 0).astype(np.float64), strict=True
     )
-    return float(np.mean([_ssim_of_channel(x, y) for x, y in channels]))
+    return np.mean([_ssim_of_channel(x, y) for x, y in channels], axis=0)
 
 
-def _ssim_of_channel(x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> float:
+def _ssim_of_channel(x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
     mean_x, mean_y = _blur_inside(x), _blur_inside(y)
     var_x, var_y = _blur_inside(x * x) - mean_x**2, _blur_inside(y * y) - mean_y**2
     covariance = _blur_inside(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
     structure = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
-    return float((luminance * structure).mean())
+    return luminance * structure
 
 
 def _blur_inside(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
@@ -136,6 +141,8 @@ class Scores:
         self._ssim: list[float] = []
         self._squared_error = np.zeros(len(REGIONS))
         self._pixels = np.zeros(len(REGIONS))
+        self._similarity = np.zeros(len(REGIONS))
+        self._windows = np.zeros(len(REGIONS))
         self._gradient = np.zeros(len(REGIONS))
         self._true_gradient = np.zeros(len(REGIONS))
         self._crop_error, self._crop_pixels = 0.0, 0
@@ -166,7 +173,7 @@ class Scores:
         frame8, truth8 = to_uint8(frame), to_uint8(truth)
         image, true = frame8.astype(np.float32) / 255, truth8.astype(np.float32) / 255
         self._psnr.append(psnr(image, true))
-        self._ssim.append(ssim(image, true))
+        self._add_similarity(ssim_map(image, true), labels)
         squared = np.square(image - true).mean(axis=2)
         self._squared_error += _per_region(squared, labels)
         if mouth_box is not None:
@@ -191,6 +198,7 @@ class Scores:
             ``head``, ``mouth`` (dB of the squared error pooled over all frames; None for a region never seen; ``mouth``
             is the inside of the lips), ``mouth_crop`` (dB of the box around the lips, pooled likewise; None without
             boxes), ``jitter`` (of the head, see `jitter`: ``error`` in levels of 255, ``ratio``),
+            ``region_ssim`` (region -> mean SSIM of the windows whose middle lies in it, pooled; None where none does),
             ``error_share`` (region -> share of all squared error, sums to 1), ``sharpness`` (region -> mean gradient,
             rendered / true; 1 is as sharp as the clip, below is blurred; also ``frame``), ``lmd`` (px or None),
             ``frames``, ``per_frame`` (PSNR list), ``per_frame_ssim``, ``notes`` (sentences about what could not be
@@ -207,6 +215,10 @@ class Scores:
             scores[name] = psnr_from_mse(self._squared_error[index] / pixels) if pixels else None
         scores["mouth_crop"] = psnr_from_mse(self._crop_error / self._crop_pixels) if self._crop_pixels else None
         scores["jitter"] = self._jitter.result()
+        scores["region_ssim"] = {
+            name: float(total / count) if count else None
+            for name, total, count in zip(REGIONS, self._similarity, self._windows, strict=True)
+        }
         total = self._squared_error.sum()
         scores["error_share"] = {
             name: float(error / total) if total else 0.0
@@ -220,6 +232,12 @@ class Scores:
             "per_frame_ssim": list(self._ssim),
             "notes": notes,
         }
+
+    def _add_similarity(self, similarity: Float[np.ndarray, "h w"], labels: UInt8[np.ndarray, "H W"]) -> None:
+        self._ssim.append(float(similarity.mean()))
+        middles = labels[SSIM_RADIUS:-SSIM_RADIUS, SSIM_RADIUS:-SSIM_RADIUS]
+        self._similarity += _per_region(similarity, middles)
+        self._windows += _per_region(np.ones(middles.shape), middles)
 
     def _sharpness(self) -> dict[str, float | None]:
         names = (*REGIONS, "frame")

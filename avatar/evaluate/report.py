@@ -26,16 +26,17 @@ def report_dict(report: Report) -> dict[str, Any]:
 
     Top level, of the tracked row: ``psnr`` (dB, mean over frames), ``ssim``, ``head``, ``mouth`` (inside the lips),
     ``torso``, ``background`` and ``mouth_crop`` (the box around the lips; dB, squared error pooled over frames),
-    ``lmd`` (px), ``sharpness`` (region -> ratio), ``jitter`` (``error`` in levels of 255, ``ratio``), ``error_share``
-    (region -> share), ``frames`` (number scored). Of the fit: ``seconds_fit``, ``seconds`` (stage -> s), ``device``,
-    ``settings``. Then ``schema``, ``name``, ``size`` (px), ``rows`` (row -> the same scores with ``per_frame`` and
-    ``per_frame_ssim``), ``times`` (s, of the scored frames), ``speech`` (coefficient scores or None),
-    ``curves``, ``motion``, ``speech_curves`` (lists of plots with their series), ``findings``, ``facts``,
-    ``provenance``. Pictures are only in the page.
+    ``lmd`` (px), ``region_ssim`` (region -> SSIM), ``sharpness`` (region -> ratio), ``jitter`` (``error`` in levels of
+    255, ``ratio``), ``error_share`` (region -> share), ``frames`` (number scored). Of the fit: ``seconds_fit``,
+    ``seconds`` (stage -> s), ``device``, ``settings``. Then ``schema``, ``name``, ``clip``, ``size`` (px), ``rows``
+    (row -> the same scores with ``per_frame`` and ``per_frame_ssim``), ``times`` (s, of the scored frames), ``speech``
+    (coefficient scores or None), ``curves``, ``motion``, ``speech_curves`` (lists of plots with their series),
+    ``findings``, ``facts``, ``provenance``. Pictures are only in the page.
     """
     tracked = report.rows["tracked"]
-    keys = ("psnr", "ssim", *reversed(REGIONS), "mouth_crop", "lmd", "frames", "sharpness", "jitter", "error_share")
-    values: dict[str, Any] = {"schema": SCHEMA, "name": report.name}
+    keys = ("psnr", "ssim", *reversed(REGIONS), "mouth_crop", "lmd", "frames")
+    keys += ("region_ssim", "sharpness", "jitter", "error_share")
+    values: dict[str, Any] = {"schema": SCHEMA, "name": report.name, "clip": report.clip_name}
     values |= {key: tracked[key] for key in keys}
     values |= {
         "seconds_fit": report.seconds_fit,

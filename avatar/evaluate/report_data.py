@@ -62,7 +62,10 @@ class Report:
     """Width and height of the scored frames in pixels."""
     frame_times: Float[np.ndarray, " M"]
     """Times of the scored frames in the clip, seconds."""
+    clip_name: str
+    """Of the clip that was scored."""
     provenance: Provenance
+    """Of the avatar, which may come from another clip."""
     device: str
     """What the fit ran on, in words."""
     seconds: Mapping[str, float]

@@ -55,7 +55,7 @@ def page(report: Report) -> str:
     template = resources.files("avatar.evaluate").joinpath("report_template.html").read_text(encoding="utf-8")
     sections = (
         _headline(report),
-        _findings(report.findings),
+        findings_section(report.findings),
         _frames(report.frames),
         _mouths(report.mouths),
         _novel(report.novel),
@@ -77,7 +77,7 @@ def _summary(report: Report) -> str:
     first, last = float(report.frame_times[0]), float(report.frame_times[-1])
     frames = report.rows["tracked"]["frames"]
     return (
-        f"Scored on {frames} frames of <b>{escape(report.provenance.source_name)}</b> that the training never saw"
+        f"Scored on {frames} frames of <b>{escape(report.clip_name)}</b> that the training never saw"
         f" ({first:.1f} s to {last:.1f} s), at {report.size} × {report.size} px: the full frame against the"
         " untouched clip, with nothing real pasted in."
     )
@@ -109,7 +109,8 @@ def _headline(report: Report) -> str:
     return f"<section class=tiles>{''.join(cards)}</section>"
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def findings_section(findings: Sequence[Finding]) -> str:
+    """What the user should know about the clip, warnings first."""
     if not findings:
         return ""
     ordered = sorted(findings, key=lambda finding: finding.severity != "warning")
@@ -214,11 +215,12 @@ def _regions(report: Report) -> str:
         share = 100 * row["error_share"][name]
         sharp = _percent(row["sharpness"][name])
         bar = f'<span class=bar><i style="width:{share:.1f}%"></i></span><em>{share:.0f} %</em>'
-        cells = (number_text(row[name], 2), f"{number_text(sharp, 0)}{'' if sharp is None else ' %'}")
+        likeness = (number_text(row[name], 2), number_text(row["region_ssim"][name], 3))
+        cells = (*likeness, f"{number_text(sharp, 0)}{'' if sharp is None else ' %'}")
         body.append(
             f"<tr><th>{COLUMNS[name][0]}</th>{''.join(f'<td>{c}</td>' for c in cells)}<td class=share>{bar}</td></tr>"
         )
-    head = "<tr><th></th><th>PSNR dB</th><th>sharpness</th><th>share of error</th></tr>"
+    head = "<tr><th></th><th>PSNR dB</th><th>SSIM</th><th>sharpness</th><th>share of error</th></tr>"
     intro = "Where the remaining error sits, and where detail is lost."
     return section("Regions", intro, wide(f'<table class="numbers">{head}{"".join(body)}</table>'))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from avatar.dataset import motion_tensors
 from avatar.errors import UserError
 from avatar.files import under
 from avatar.model.compose import to_bytes
-from avatar.model.file import Metadata, load_avatar_file, save_avatar
+from avatar.model.file import FAR, Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
 from avatar.model.own_motion import motion_from_tensors, motion_to_tensors
 from avatar.speech import PersonStatistics, SpeechControls, SpeechModel, SpeechStream
 from avatar.types import Camera, Motion
 
+SIZES = (16, 4096)
+"""Smallest and largest side of a picture, px."""
 FRAMES_AT_ONCE = 4
 """Frames per rasterizer call when drawing a sequence."""
 
@@ -51,13 +54,16 @@ class Avatar:
         model, metadata, extra = load_avatar_file(Path(path))
         try:
             person = PersonStatistics.from_tensors(under("person.", extra))
+            if person.blink_shape.ndim != 1 or len(person.blink_shape) == 0:
+                raise ValueError("a blink without a shape")
             speech = None
             if metadata.speech is not None:
                 speech = SpeechModel.from_config(metadata.speech)
                 speech.load_state_dict(under("speech.", extra))
                 speech.eval().requires_grad_(False)
+                speech(torch.zeros(1, 1, speech.config.n_mels))  # settings that do not fit together fail here
             motion = motion_from_tensors(under("motion.", extra))
-        except (KeyError, ValueError, TypeError, RuntimeError):
+        except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError):  # the last: a network of no width
             raise UserError(
                 f"{path} is damaged or was made by an older version: its motion statistics or "
                 f"speech model cannot be read; fit the clip again."
@@ -143,7 +149,8 @@ class Avatar:
             camera_from_torso: torso pose, cm; None rests.
             size: side of the picture in pixels; None is the avatar's own.
         Raises:
-            UserError: an unknown coefficient name, or a size below 16 px.
+            UserError: an unknown coefficient name, a coefficient or pose that is not finite or of another shape, or a
+                size out of SIZES.
         """
         motion = self.rest_motion(np.zeros(1))
         values = motion.coefficients.copy()
@@ -151,12 +158,17 @@ class Avatar:
             for name, value in coefficients.items():
                 if name not in BLENDSHAPE_INDEX:
                     raise UserError(f"There is no coefficient '{name}'; the names are ARKit's, for example jawOpen.")
-                values[0, BLENDSHAPE_INDEX[name]] = value
+                number = checked_numbers(value, (), f"The coefficient '{name}' must be a finite number")
+                values[0, BLENDSHAPE_INDEX[name]] = number.clip(-FAR, FAR)
         elif coefficients is not None:
-            values[0] = coefficients
-        head = motion.camera_from_head if camera_from_head is None else np.asarray(camera_from_head)[None]
-        torso = motion.camera_from_torso if camera_from_torso is None else np.asarray(camera_from_torso)[None]
-        return next(self.frames(Motion(motion.times, values, head, torso), size))
+            wanted = "The coefficients must be 52 finite numbers, or some by name"
+            values[0] = checked_numbers(coefficients, (len(BLENDSHAPE_INDEX),), wanted).clip(-FAR, FAR)
+        poses = {"camera_from_head": camera_from_head, "camera_from_torso": camera_from_torso}
+        for name, pose in poses.items():
+            if pose is not None:
+                pose = checked_numbers(pose, (4, 4), f"{name} must be a 4 x 4 matrix of finite numbers")
+                motion = replace(motion, **{name: pose[None]})
+        return next(self.frames(replace(motion, coefficients=values), size))
 
     def frames(
         self, motion: Motion, size: int | None = None, camera: Camera | None = None
@@ -167,12 +179,19 @@ class Avatar:
             size: side of the pictures in pixels; None is the camera's own.
             camera: another view than the clip's.
         Raises:
-            UserError: a size below 16 px.
+            UserError: a motion that holds numbers that are not finite, or a size out of SIZES.
         """
+        for field in fields(motion):
+            values = getattr(motion, field.name)
+            if values is not None and not np.isfinite(values).all():
+                raise UserError(f"The motion cannot be drawn: not all of its {field.name} are finite numbers.")
         camera = camera or self.camera
         if size is not None:
-            if size < 16:
-                raise UserError(f"A picture of {size} px is too small; the smallest is 16.")
+            if not SIZES[0] <= size <= SIZES[1]:
+                wrong = "small" if size < SIZES[0] else "large"
+                raise UserError(
+                    f"A picture of {size} px is too {wrong}; the smallest is {SIZES[0]}, the largest {SIZES[1]}."
+                )
             camera = camera.scaled(size, round(size * camera.height / camera.width))
         device = self.model.backdrop.device
         everything = motion_tensors(motion, device)
@@ -181,3 +200,21 @@ class Avatar:
             with torch.no_grad():
                 image = self.model(everything.at(part), camera).image
             yield from to_bytes(image)
+
+
+def checked_numbers(given: Any, shape: tuple[int, ...], wanted: str) -> Float[np.ndarray, "..."]:
+    """What a caller gave, as an array.
+
+    Args:
+        wanted: the beginning of the sentence to raise.
+    Raises:
+        UserError: it has another shape, or not all of it are finite numbers.
+    """
+    try:
+        numbers = np.asarray(given)
+    except (TypeError, ValueError):  # rows of different lengths
+        numbers = np.array(None)
+    if numbers.shape != shape or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        found = f"these of shape {numbers.shape}" if numbers.ndim else repr(given)
+        raise UserError(f"{wanted}, not {found}.")
+    return numbers.astype(np.float64)

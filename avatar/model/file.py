@@ -78,6 +78,13 @@ MIGRATIONS: dict[int, Migration] = {1: _pack_bases}
 MEANS = BASIS_COLUMNS[0][1]
 STEPS = 127
 
+FAR = 1e6
+"""What no number of an avatar comes near; beyond some 1e19 squares of float32 are infinite."""
+LOG_SCALE_FAR = 40.0
+"""The same for the logarithm of a size: e^40 cm squared is still finite, and e^-40 cm above zero."""
+SPEECH_FAR = 4096
+"""The same for a setting of the speech model, such as its layers."""
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -199,13 +206,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             text = (file.metadata() or {}).get("avatar")
             if text is None:
                 raise UserError(f"{path} is a safetensors file but not an avatar.")
-            header = json.loads(text)
+            header = json.loads(text, parse_float=_finite, parse_constant=_finite)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} is not an avatar file or is damaged ({one_line(error)}).") from None
     if not isinstance(header, dict):
         raise UserError(f"{path} is damaged: its header is not an object.")
     return header, tensors
+
+
+def _finite(text: str) -> float:
+    """A number of the header; Python's JSON would also read NaN and Infinity."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"its header holds the number {text}")
+    return value
 
 
 def _metadata(header: dict[str, Any]) -> Metadata:
@@ -214,13 +228,17 @@ def _metadata(header: dict[str, Any]) -> Metadata:
     known = {f.name for f in dataclasses.fields(Metadata)}
     values = {key: value for key, value in header.items() if key in known}
     camera = Camera(**values.pop("camera"))
-    if not (0 < camera.width <= 8192 and 0 < camera.height <= 8192 and 0 < camera.focal_px < 1e6):
+    if not (0 < camera.width <= 8192 and 0 < camera.height <= 8192 and 0 < camera.focal_px < FAR):
+        raise ValueError("impossible camera")
+    if max(abs(camera.cx), abs(camera.cy)) >= FAR:
         raise ValueError("impossible camera")
     provenance = Provenance(**values.pop("provenance"))
     values["notes"] = tuple(values.get("notes", ()))
     metadata = Metadata(camera=camera, provenance=provenance, **values)
     if not (math.isfinite(metadata.fps) and 0 < metadata.fps < 1000 and 0 < metadata.hidden <= 4096):
         raise ValueError("impossible frame rate or driver width")
+    if any(not abs(value) <= SPEECH_FAR for value in (metadata.speech or {}).values()):
+        raise ValueError("impossible settings of the speech model")
     for name in ("camera_from_head", "camera_from_torso"):
         if tuple(torch.tensor(metadata.reference_pose[name]).shape) != (3, 4):
             raise ValueError(f"reference pose {name} is not 3x4")
@@ -229,8 +247,8 @@ def _metadata(header: dict[str, Any]) -> Metadata:
 
 def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
     for key, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{key} holds values that are not finite")
+        if value.is_floating_point() and not bool((value.abs() <= FAR).all()):
+            raise ValueError(f"{key} holds values that are not finite or far too large")
     branches = {name: _branch(name, tensors) for name in BRANCHES}
     camera, plate = metadata.camera, tensors["backdrop"]
     if plate.dtype != torch.uint8 or tuple(plate.shape) != (camera.height, camera.width, 3):
@@ -239,7 +257,7 @@ def _model(metadata: Metadata, tensors: dict[str, Tensor]) -> AvatarModel:
     model = AvatarModel(camera, branches, features, plate.float() / 255.0, metadata.hidden)
     model.drivers.load_state_dict(under("drivers.", tensors))
     for name in BRANCHES:
-        found = under(f"limits.{name}.", tensors)
+        found = {key: value.float() for key, value in under(f"limits.{name}.", tensors).items()}
         model.branch_limits(name).load_tensors(found, model.features.width(name), model.branch(name).basis_count)
     if any(key.startswith("beyond.") for key in tensors):
         model.extend(Beyond(tensors["beyond.mesh"], tensors["beyond.field"]))
@@ -250,6 +268,8 @@ def _branch(name: str, tensors: dict[str, Tensor]) -> Branch:
     bases = unpacked_bases(name, tensors)
     branch = Branch(bases.shape[1], bases.shape[0])
     state = {key: tensors[f"{name}.{key}"] for key in CANONICAL}
+    if bool((state["log_scales"].abs() > LOG_SCALE_FAR).any()):
+        raise ValueError(f"{name}.log_scales holds values that are far too large")
     state["bases"] = bases
     branch.load_state_dict(state)
     return branch

@@ -6,6 +6,7 @@ continues to the same result.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from avatar.config import FitConfig, with_changes
 from avatar.conventions import BRANCHES
 from avatar.errors import UserError, one_line
 from avatar.files import save_tensors, under
@@ -42,14 +44,20 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
             state = trainer.optimizer.state.get(parameter)
             if state:
                 tensors |= {f"adam.{group['name']}.{i}.{key}": state[key] for key in MOMENTS}
-    save_tensors(path, tensors, {"format": str(FORMAT), "step": str(trainer.step), "loss": json.dumps(trainer.curve)})
+    metadata = {
+        "format": str(FORMAT),
+        "step": str(trainer.step),
+        "loss": json.dumps(trainer.curve),
+        "settings": json.dumps(dataclasses.asdict(trainer.config)),
+    }
+    save_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """Puts a trainer that was built with the same settings back to where the checkpoint left it.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, damaged, or of a fit with other settings.
     """
     if not path.is_file():
         raise UserError(f"There is nothing to resume: {path} does not exist; run again without --resume.")
@@ -59,6 +67,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"format {metadata.get('format')}")
+        _check_settings(trainer, metadata, path)
         _restore(trainer, tensors)
         trainer.step, trainer.curve = int(metadata["step"]), json.loads(metadata["loss"])
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -89,6 +98,13 @@ def checkpoint_model(path: Path, camera: Camera, hidden: int) -> AvatarModel:
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"The checkpoint {path} cannot be read ({one_line(error)}).") from None
     return model.eval().requires_grad_(False)
+
+
+def _check_settings(trainer: Trainer, metadata: dict[str, str], path: Path) -> None:
+    """Early checkpoints do not say with which settings they were made; they are taken as they are."""
+    found = json.loads(metadata.get("settings", "{}"))
+    if found and with_changes(FitConfig(), found, str(path)) != trainer.config:
+        raise UserError(f"The checkpoint {path} was made with other settings; run again without --resume.")
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:

@@ -131,6 +131,7 @@ def example_report(size: int = 64, frames: int = 12, name: str = "example") -> R
         rows=results,
         size=size,
         frame_times=np.arange(frames) / 25 + 10.92,
+        clip_name="interview take 3.mp4",
         provenance=Provenance(
             source_name="interview take 3.mp4", source_sha256="9f" * 32, tool_version="0.1.0",
             created="2025-03-09T14:22:05Z",

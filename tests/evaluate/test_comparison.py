@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from avatar.evaluate.comparison import (
     table_rows,
 )
 from avatar.model import Avatar, Metadata, initial_model
-from avatar.progress import SILENT
+from avatar.progress import SILENT, Reporter
 from avatar.speech import person_statistics
 from avatar.types import Provenance
 
@@ -162,6 +163,18 @@ def test_several_files_are_scored_as_each_alone_and_compared(two_avatars, tmp_pa
     assert {k: one[k] for k in ("psnr", "head", "mouth_crop", "name")} == {
         **{k: values[0][k] for k in ("psnr", "head", "mouth_crop")}, "name": "me",
     }  # fmt: skip
+
+
+def test_a_clip_that_an_avatar_was_not_made_from_is_pointed_out(two_avatars, tmp_path, capsys):
+    paths, clip = two_avatars
+    page = tmp_path / "page.html"
+    sentence = "This is not the clip that me was made from (synthetic)"
+    scoring.evaluate_files((paths[0],), clip, None, None, page, None, Reporter())
+    assert f"warning: {sentence}" in capsys.readouterr().err and escape(sentence) in page.read_text()
+    scoring.evaluate_files(tuple(paths), clip, None, None, page, None, SILENT)
+    assert page.read_text().count("was made from (synthetic)") == 2
+    someone = Avatar.load(paths[0])
+    assert scoring.other_clip(someone, "me", someone.metadata.provenance.source_sha256) == ()
 
 
 def test_mistakes_are_one_sentence(two_avatars, tmp_path, capsys):

@@ -19,6 +19,7 @@ from avatar.evaluate.metrics import (
     psnr,
     representative_frames,
     ssim,
+    ssim_map,
     to_uint8,
 )
 
@@ -104,6 +105,10 @@ def test_clip_scores_are_means_of_frames_and_regions_pool_the_error():
     for name, label in (("head", REGION_HEAD), ("mouth", REGION_MOUTH), ("torso", REGION_TORSO)):
         errors = np.concatenate([np.square(image - true)[labels == label] for image in images])
         assert result[name] == pytest.approx(-10 * np.log10(errors.mean()), abs=1e-4)
+    similar = np.stack([ssim_map(image, true) for image in images])
+    for name, label in (("head", REGION_HEAD), ("mouth", REGION_MOUTH), ("torso", REGION_TORSO)):
+        inside = similar[:, labels[5:-5, 5:-5] == label]
+        assert result["region_ssim"][name] == pytest.approx(inside.mean(), abs=1e-6)
     assert sum(result["error_share"].values()) == pytest.approx(1.0)
     assert result["lmd"] is None
 

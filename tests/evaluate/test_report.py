@@ -43,6 +43,8 @@ def test_json_has_the_documented_keys(written, report):
     for key in ("psnr", "ssim", "head", "mouth", "mouth_crop", "torso", "background"):
         assert values[key] == pytest.approx(tracked[key], abs=1e-6)
     assert values["jitter"]["ratio"] == pytest.approx(tracked["jitter"]["ratio"], abs=1e-6)
+    assert values["region_ssim"] == pytest.approx(tracked["region_ssim"], abs=1e-6)
+    assert values["clip"] == "interview take 3.mp4"
     assert set(values["sharpness"]) == {"background", "torso", "head", "mouth", "frame"}
     assert (values["lmd"], values["frames"], values["seconds_fit"]) == (0.71, 12, 234.7)
     assert values["device"] == "CPU, 2 threads, AVX2"
@@ -78,6 +80,8 @@ def test_page_shows_the_numbers_and_the_findings(written, report):
     _, html = written
     tracked = report.rows["tracked"]
     assert f"{tracked['psnr']:.2f}" in html and f"{tracked['ssim']:.3f}" in html
+    for region in ("head", "torso", "background"):
+        assert f"<td>{tracked['region_ssim'][region]:.3f}</td>" in html
     assert "3:55" in html and "No face was found from 3.2 s to 3.6 s" in html
     assert html.index("No face was found") < html.index("at most 11 degrees")  # warnings first
     assert html.count("<figcaption>error</figcaption>") == 3

@@ -9,6 +9,8 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from avatar.config import BranchConfig, DensityConfig, FitConfig, ModelConfig, TrainConfig
 from avatar.conventions import BRANCHES, CODES
@@ -16,7 +18,7 @@ from avatar.dataset import FrameSet, MotionBatch
 from avatar.errors import UserError
 from avatar.model import Branch, initial_model
 from avatar.train import STAGES, Trainer, checkpoint_path, load_checkpoint, read_metrics
-from avatar.train.checkpoint import checkpoint_model
+from avatar.train.checkpoint import checkpoint_model, save_checkpoint
 from avatar.train.corrections import Corrections, apply_correction
 from avatar.train.density import adapt, resize
 from avatar.train.losses import pixel_weights
@@ -105,6 +107,19 @@ def test_nothing_to_resume_and_a_damaged_checkpoint(tmp_path, frames) -> None:
     path.write_bytes(b"\x10" * 64)
     with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(t, path)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, frames) -> None:
+    path = checkpoint_path(tmp_path)
+    save_checkpoint(trainer(frames, tmp_path), path)
+    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=96))
+    with pytest.raises(UserError, match="was made with other settings; run again without --resume"):
+        load_checkpoint(trainer(frames, tmp_path, longer), path)
+    load_checkpoint(trainer(frames, tmp_path), path)
+    with safe_open(path, framework="pt") as file:
+        early = {key: value for key, value in file.metadata().items() if key != "settings"}
+    save_file(load_file(path), path, early)
+    load_checkpoint(trainer(frames, tmp_path, longer), path)  # does not say with which it was made
 
 
 def test_stages_cover_all_steps_in_order() -> None:
