@@ -86,6 +86,8 @@ class RateConfig:
     basis_decay: float = 0.02
     """Decoupled weight decay of the bases (AdamW, Loshchilov and Hutter 2019): motion that nothing asks for fades."""
     drivers: float = 2e-3
+    driver_decay: float = 1.0
+    """The same of what makes the face's basis weights: its motion has many causes that a clip hardly tells apart."""
     hash_tables: float = 4e-2
     """Of the `hashgrid`'s encoding."""
     hash_layers: float = 1.2e-2
@@ -160,6 +162,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "train.losses.mouth_weight": (0.01, 1000.0),
     **{f"train.rates.{f.name}": (0.0, 1.0) for f in dataclasses.fields(RateConfig)},
     "train.rates.basis_decay": (0.0, 100.0),
+    "train.rates.driver_decay": (0.0, 100.0),
     "train.rates.final_fraction": (1e-6, 1.0),
     "train.density.every": STEPS,
     "train.density.growth": (1.0, 100.0),

@@ -275,6 +275,10 @@ def new_report(
         "Gaussians": ", ".join(f"{name} {avatar.model.branch(name).count}" for name in BRANCHES),
         "clip length": f"{capture.times[-1]:.1f} s at {capture.fps:.2f} frames per second",
     }
+    if frames.speech is not None:
+        offset = 1000 * frames.speech.offset_seconds
+        late = "late" if offset > 0 else "early"
+        facts["sound against picture"] = f"{abs(offset):.0f} ms {late}, taken off" if offset else "no offset"
     if path.is_file():
         facts["file size"] = f"{path.stat().st_size / 1e6:.1f} MB"
     return Report(

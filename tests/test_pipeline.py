@@ -82,6 +82,7 @@ def test_fit_leaves_what_it_promises(result) -> None:
     report = json.loads((folder / "report.json").read_text())
     for key in ("psnr", "ssim", "head", "mouth", "torso", "background", "frames", "seconds_fit", "device"):
         assert report[key] is not None, key
+    assert any(said in report["facts"]["sound against picture"] for said in ("no offset", "taken off"))
     assert list(report["rows"]) == ["tracked", "driven", "refined", "speech"]
     assert report["psnr"] == report["rows"]["tracked"]["psnr"] < report["rows"]["refined"]["psnr"]
     with av.open(str(folder / "preview.mp4")) as preview:

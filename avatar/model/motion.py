@@ -219,6 +219,15 @@ class BasisWeights(nn.Module):
             self.linear.weight[:, self.held] = 0.0
             self.hidden.weight[:, self.held] = 0.0
 
+    @torch.no_grad()
+    def fade(self, share: float) -> None:
+        """Takes a share of all weights away (decoupled weight decay), but for those of the held features, which could
+        not learn them again."""
+        for parameter in (self.linear.weight, self.hidden.weight):
+            parameter.mul_(torch.where(self.held, 1.0, 1.0 - share))
+        for parameter in (self.hidden.bias, self.out.weight):
+            parameter.mul_(1.0 - share)
+
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """Basis weights, about unit size for the clip's own motion."""
         at_zero = torch.tanh(self.hidden.bias)

@@ -18,6 +18,7 @@ from avatar.conventions import BRANCHES
 from avatar.dataset import FrameBatch, FrameSet, MotionBatch
 from avatar.model import AvatarModel
 from avatar.model.gaussians import CANONICAL
+from avatar.model.motion import BasisWeights
 from avatar.progress import SILENT, Bar, Reporter
 from avatar.train.checkpoint import checkpoint_path, save_checkpoint
 from avatar.train.control import Control
@@ -106,6 +107,9 @@ class Trainer:
             self.model.backdrop.grad.mul_(self.uncovered)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        driver, rates = self.model.drivers["face"], self.config.train.rates
+        if isinstance(driver, BasisWeights) and "drivers" in stage.free:
+            driver.fade(self._decayed(rates.drivers) * rates.driver_decay)
         if "corrections" in stage.free:
             self.corrections.step(batch.indices, self._decayed(self.config.train.rates.corrections))
         self.corrections.values.grad = None

@@ -246,4 +246,8 @@ def test_features_that_the_clip_never_moves_hold_only_the_prior(frames, model) -
     driver(torch.randn(3, len(held))).sum().backward()
     assert not driver.linear.weight.grad[:, held].any() and not driver.hidden.weight.grad[:, held].any()
     assert driver.linear.weight.grad[:, ~held].any()
+    others = driver.linear.weight[:, ~held].clone()
+    driver.fade(0.25)  # what the clip cannot teach again does not fade
+    assert torch.equal(driver.linear.weight[:, held], before)
+    torch.testing.assert_close(driver.linear.weight[:, ~held], 0.75 * others)
     assert torch.equal(driver.linear.weight[:, held], before)
