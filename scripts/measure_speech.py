@@ -29,9 +29,10 @@ from speech_corpus.phonemes import CLOSED, Utterance, segments
 from avatar.conventions import HELD_OUT_FRACTION, MOUTH_INDICES, SAMPLE_RATE
 from avatar.speech import SpeechModel, load_speech, train_speech
 from avatar.speech.features import log_mel
+from avatar.speech.hearing import amplified
 from avatar.speech.model import TOKEN_RATE, token_times
 from avatar.speech.offset import mouth_signals
-from avatar.speech.scores import correlation, predict_at
+from avatar.speech.scores import correlation, predict_at, whole_mouth
 from avatar.speech.targets import ACTIVE_SPREAD, JAW, closing
 from avatar.track import load_track
 from avatar.types import SpeechFeatures, Track
@@ -50,6 +51,8 @@ LARGEST_LEAD = 8
 """Tokens by which a mouth may open before it sounds."""
 MARGIN_SECONDS = 0.3
 """Around a part, not learned from either."""
+QUIETER_DB = (10.0, 15.0, 20.0)
+"""Levels at which the same sound is heard once more."""
 REACH_SECONDS = 0.04
 """How far outside a p, b or m its closure is looked for."""
 
@@ -75,6 +78,9 @@ def main(settings: Settings) -> None:
         if settings.parts:
             _print_parts(name, features, track, settings)
         model = _held_out(name, features, track, settings)
+        print("\n| quieter by | " + " | ".join(f"{db:.0f} dB" for db in QUIETER_DB) + " |\n|---|---|---|---|")
+        for other, (sound, _) in clips.items():
+            print(_level_rows(other, model, sound.log_mel))
         lead, own = _lead(features, track)
         print(f"\nown jaw with its sound's envelope: {own:.2f}, {1000 * lead / TOKEN_RATE:.0f} ms before it\n")
         print("| voice | envelope | spread of own | p, b, m closed | any moment |\n|---|---|---|---|---|")
@@ -160,6 +166,19 @@ def _person_row(name: str, model: SpeechModel, features: SpeechFeatures, track: 
     return f"| {name}: with its own jaw {r:.2f}; its shut lips told from open ones {sure:.2f} | | | | |"
 
 
+def _level_rows(name: str, model: SpeechModel, mel: np.ndarray) -> str:
+    """Spread of the jaw over that at full level, and correlation with it, where the same sound is quieter."""
+    own = SpeechModel.from_config(model.config_dict())
+    own.load_state_dict(model.state_dict() | {"level": torch.zeros(())})
+    rows = []
+    for kind, speaker in (("followed", model), ("as it comes", own)):
+        loud = whole_mouth(speaker, mel)[:, JAW]
+        quiet = [whole_mouth(speaker, amplified(mel, -db))[:, JAW] for db in QUIETER_DB]
+        numbers = (f"{q.std() / loud.std():.2f}, {np.corrcoef(q, loud)[0, 1]:.2f}" for q in quiet)
+        rows.append(f"| {name}, level {kind} | " + " | ".join(numbers) + " |")
+    return "\n".join(rows)
+
+
 def _envelope(mel: np.ndarray) -> np.ndarray:
     """Syllables of a log-mel, per token: amplitude of the speech bands, smoothed to about 4 Hz."""
     power = np.exp(mel[:, SPEECH_BANDS]).sum(axis=1)
@@ -209,8 +228,7 @@ def _voice_row(
     voice: str, model: SpeechModel, mel: np.ndarray, lead: int, spread: float, limit: float = 0.0,
     parts: list[tuple[int, float, float]] | None = None,
 ) -> str:  # fmt: skip
-    with torch.no_grad():
-        jaw = model(torch.from_numpy(mel)[None])[0].numpy()[:, JAW]
+    jaw = whole_mouth(model, mel)[:, JAW]
     closed, anywhere = "", ""
     if parts is not None:
         times = np.arange(len(jaw)) / TOKEN_RATE

@@ -11,9 +11,18 @@ from avatar.capture import clip_sha256 as sha256_of
 from avatar.drive.edits import read_edit, read_head_motion, read_track_file
 from avatar.drive.pieces import Pieces
 from avatar.drive.refined import refined_motion
-from avatar.drive.sources import file_source, resampled, speech_source, transferred, video_source
+from avatar.drive.sources import (
+    FRAME_RATES,
+    evened,
+    file_source,
+    measured_sound,
+    resampled,
+    speech_source,
+    transferred,
+    video_source,
+)
 from avatar.errors import UserError
-from avatar.media import sound_seconds, speech_blocks
+from avatar.media import speech_blocks
 from avatar.model import Avatar
 from avatar.progress import SILENT, Reporter
 from avatar.speech import SpeechControls, parse_emotion, style_of
@@ -61,8 +70,8 @@ def drive(
     sources = [s for s in (speech, track, video) if s is not None]
     if len(sources) != 1:
         raise UserError("Name exactly one source of motion: a sound file, --track FILE or --video FILE.")
-    if fps is not None and not 1 <= fps <= 240:
-        raise UserError(f"--fps {fps:g} is out of range; choose 1 to 240.")
+    if fps is not None and not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
+        raise UserError(f"--fps {fps:g} is out of range; choose {FRAME_RATES[0]:g} to {FRAME_RATES[1]:g}.")
     output = output or Path(f"{sources[0].stem}.{avatar.stem}.mp4")
     if output.exists() and any(output.samefile(p) for p in (avatar, *sources) if p.exists()):
         raise UserError(f"The output {output} is one of the inputs; name another file with -o.")
@@ -78,15 +87,16 @@ def drive(
     if speech is not None:
         from_file = pose not in ("generated", "fixed")
         if from_file:
-            changes.append(read_head_motion(_pose_path(pose), someone.person).apply)
+            changes.append(read_head_motion(_pose_path(pose), someone.person, gaze).apply)
         controls = SpeechControls(
             gain, "fixed" if from_file else pose, blink, gaze, parse_emotion(emotion),
             None if style is None else style_of(read_track_file(style)[1]), seed,
         )  # fmt: skip
-        rate = fps or someone.metadata.fps
-        blocks: Iterable[Motion] = speech_source(someone.stream(fps, controls), speech)
-        seconds, sound = sound_seconds(speech), speech_blocks(speech)
-        total = None if seconds is None else round(seconds * rate)
+        rate, stream = fps or someone.metadata.fps, someone.stream(fps, controls)
+        known = measured_sound(speech, stream.n_mels)
+        stream.expect(known.level)
+        blocks: Iterable[Motion] = speech_source(stream, speech)
+        total, sound = known.frames(rate), speech_blocks(speech)
     else:
         motion, audio = _whole(someone, track, video, fps, refine, reporter)
         rate, total, sound = fps or _mean_rate(motion.times), len(motion.times), None if audio is None else [audio]
@@ -130,7 +140,8 @@ def _whole(
     avatar: Avatar, track: Path | None, video: Path | None, fps: float | None, refine: bool, reporter: Reporter
 ) -> tuple[Motion, np.ndarray | None]:
     if track is not None:
-        return file_source(avatar, track, fps), None
+        motion = file_source(avatar, track, fps)
+        return (evened(motion) if fps is None else motion), None
     assert video is not None
     from avatar.track.clip import tracked_clip  # needs mediapipe; the other sources do not
 
@@ -138,7 +149,7 @@ def _whole(
         motion = video_source(avatar, tracked, None)
         if refine:
             motion = refined_motion(avatar, motion, capture, tracked, reporter)
-        return (motion if fps is None else resampled(motion, fps)), capture.audio
+        return (evened(motion) if fps is None else resampled(motion, fps)), capture.audio
 
 
 def _mean_rate(times: np.ndarray) -> float:

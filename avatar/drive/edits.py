@@ -18,7 +18,9 @@ from avatar.conventions import BLENDSHAPE_INDEX
 from avatar.errors import UserError, one_line
 from avatar.geometry import poses_at
 from avatar.speech import PersonStatistics, following_torso
+from avatar.speech.manner import eyes_against
 from avatar.track import head_rotations, read_motion_csv, read_motion_json
+from avatar.track.exchange import JSON_ERRORS
 from avatar.types import Motion
 
 FADE_SECONDS = 0.12
@@ -59,12 +61,12 @@ def read_edit(path: Path) -> Edit:
     if not path.is_file():
         raise UserError(f"There is no edit file {path}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         names = tuple(str(n) for n in content["names"])
         times = np.array([float(f["time"]) for f in content["frames"]], np.float64)
         rows = [[np.nan if w is None else float(w) for w in f["weights"]] for f in content["frames"]]
         weights = np.array(rows, np.float64).reshape(len(times), len(names))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except JSON_ERRORS as error:
         raise UserError(
             f'{path} is not an edit ({{"names": [...], "frames": [{{"time": s, "weights": [...]}}]}}): '
             f"{type(error).__name__} {one_line(error)}."
@@ -92,15 +94,19 @@ class HeadMotion:
     times: Float[np.ndarray, " K"]
     head: Float[np.ndarray, "K 4 4"]
     torso: Float[np.ndarray, "K 4 4"]
+    eyes_of: PersonStatistics | None = None
+    """Whose eyes stay on the camera meanwhile; None leaves the eyes alone."""
 
     def apply(self, motion: Motion) -> Motion:
         """The motion with these poses; after the last one the head stays."""
         head, torso = (poses_at(motion.times, self.times, p) for p in (self.head, self.torso))
-        return replace(motion, camera_from_head=head, camera_from_torso=torso)
+        looks = motion.coefficients if self.eyes_of is None else eyes_against(motion.coefficients, head, self.eyes_of)
+        return replace(motion, coefficients=looks, camera_from_head=head, camera_from_torso=torso)
 
 
-def read_head_motion(path: Path, person: PersonStatistics) -> HeadMotion:
-    """The head rotation of a CSV or JSON track, around where the person's head usually is.
+def read_head_motion(path: Path, person: PersonStatistics, gaze: str = "generated") -> HeadMotion:
+    """The head rotation of a CSV or JSON track from its first frame on, around where the person's head usually is;
+    `gaze` as in `speech.SpeechControls`.
 
     Raises:
         UserError: unreadable, or without head rotation.
@@ -110,7 +116,8 @@ def read_head_motion(path: Path, person: PersonStatistics) -> HeadMotion:
         raise UserError(f"{path} holds no head rotation; --pose takes generated, fixed, or a track that has one.")
     head = np.repeat(person.neutral_head[None], len(times), axis=0)
     head[:, :3, :3] = head_rotations(angles)
-    return HeadMotion(times, head, following_torso(head, person, times))
+    torso = following_torso(head, person, times)
+    return HeadMotion(times - times[0], head, torso, person if gaze == "camera" else None)
 
 
 def read_track_file(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

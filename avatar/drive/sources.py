@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,50 @@ from avatar.geometry import poses_at
 from avatar.media import speech_blocks
 from avatar.model import Avatar
 from avatar.speech import SpeechStream, following_torso
-from avatar.speech.features import MINIMUM_SECONDS
+from avatar.speech.features import MINIMUM_SECONDS, LogMelStream
+from avatar.speech.hearing import Level
 from avatar.track import head_rotations
 from avatar.types import Motion, Track
+
+FRAME_RATES = (1.0, 240.0)
+"""Slowest and fastest video that is written."""
+UNEVEN = 0.25
+"""Steps that differ from the median by more than this share of it are no frame rate."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is known of a sound before it is spoken."""
+
+    samples: int
+    """At SAMPLE_RATE."""
+    level: float | None
+    """Of its speech (speech.hearing.Level), dB; None where nobody speaks."""
+
+    def frames(self, fps: float) -> int:
+        """Pictures that a stream makes of it."""
+        return math.ceil(round(self.samples / SAMPLE_RATE * fps, 6))
+
+
+def measured_sound(path: Path, n_mels: int) -> Sound:
+    """Reads a sound once, in constant memory, so that what is wrong at its end is not found after hours of drawing.
+
+    Raises:
+        UserError: as `speech_source`.
+    """
+    mel, level, heard = LogMelStream(n_mels), Level(), 0
+    for samples in speech_blocks(path):
+        heard += len(samples)
+        level.hear(mel.push(samples))
+    _check_length(path, heard)
+    return Sound(heard, level.decibel)
+
+
+def _check_length(path: Path, samples: int) -> None:
+    if samples < MINIMUM_SECONDS * SAMPLE_RATE:
+        raise UserError(
+            f"The sound of {path} is only {samples / SAMPLE_RATE:.2f} s long; at least {MINIMUM_SECONDS} s is needed."
+        )
 
 
 def speech_source(stream: SpeechStream, path: Path) -> Iterator[Motion]:
@@ -30,10 +73,7 @@ def speech_source(stream: SpeechStream, path: Path) -> Iterator[Motion]:
     for samples in speech_blocks(path):
         heard += len(samples)
         yield stream.push(samples)
-    if heard < MINIMUM_SECONDS * SAMPLE_RATE:
-        raise UserError(
-            f"The sound of {path} is only {heard / SAMPLE_RATE:.2f} s long; at least {MINIMUM_SECONDS} s is needed."
-        )
+    _check_length(path, heard)
     yield stream.finish()
 
 
@@ -72,6 +112,14 @@ def transferred(
     moved[:, :3, :3] = rest[:3, :3] @ turn
     moved[:, :3, 3] = rest[:3, 3] + poses[:, :3, 3] - poses[reference, :3, 3]
     return moved
+
+
+def evened(motion: Motion) -> Motion:
+    """A motion whose frame times are uneven (phones film so) at its usual rate; any other as it is."""
+    steps = np.diff(motion.times)
+    if len(steps) == 0 or np.abs(steps - np.median(steps)).max() <= UNEVEN * np.median(steps):
+        return motion
+    return resampled(motion, float(np.clip(1 / np.median(steps), *FRAME_RATES)))
 
 
 def resampled(motion: Motion, fps: float) -> Motion:

@@ -88,24 +88,28 @@ def parse_emotion(text: str) -> dict[str, float]:
 # --- emotion ---
 
 # Full strength, as offsets. After the action units of Ekman and Friesen's EMFACS in ARKit's names; a name without a
-# side means both. They are meant to be seen beside speech, so the mouth's are small.
+# side means both.
 EMOTIONS: dict[str, dict[str, float]] = {
-    "happy": {"cheekSquint": 0.45, "eyeSquint": 0.25, "mouthSmile": 0.45, "mouthDimple": 0.12, "browInnerUp": 0.06},
-    "sad": {"browInnerUp": 0.5, "browDown": 0.1, "eyeSquint": 0.12, "mouthFrown": 0.35, "mouthShrugLower": 0.15,
-            "eyeLookDown": 0.1},
-    "angry": {"browDown": 0.6, "eyeSquint": 0.3, "eyeWide": 0.1, "noseSneer": 0.25, "mouthPress": 0.15,
-              "mouthFrown": 0.12},
-    "surprised": {"browInnerUp": 0.55, "browOuterUp": 0.55, "eyeWide": 0.45, "jawOpen": 0.06},
-    "afraid": {"browInnerUp": 0.55, "browOuterUp": 0.2, "browDown": 0.12, "eyeWide": 0.4, "mouthStretch": 0.25},
-    "disgusted": {"noseSneer": 0.55, "mouthUpperUp": 0.22, "browDown": 0.3, "eyeSquint": 0.25, "mouthFrown": 0.15},
+    "happy": {"cheekSquint": 0.4, "eyeSquint": 0.3, "mouthSmile": 0.5, "mouthDimple": 0.05, "browInnerUp": 0.1},
+    "sad": {"browInnerUp": 0.9, "browDown": 0.15, "eyeSquint": 0.15, "mouthFrown": 0.75, "mouthShrugLower": 0.2,
+            "eyeLookDown": 0.12},
+    "angry": {"browDown": 0.9, "eyeSquint": 0.4, "eyeWide": 0.1, "noseSneer": 0.45, "mouthPress": 0.3,
+              "mouthFrown": 0.25},
+    "surprised": {"browInnerUp": 0.9, "browOuterUp": 0.9, "eyeWide": 0.6, "jawOpen": 0.1},
+    "afraid": {"browInnerUp": 0.9, "browOuterUp": 0.3, "browDown": 0.15, "eyeWide": 0.55, "mouthStretch": 0.35},
+    "disgusted": {"noseSneer": 0.9, "mouthUpperUp": 0.3, "browDown": 0.4, "eyeSquint": 0.3, "mouthFrown": 0.3},
 }  # fmt: skip
 _ENVELOPE_SECONDS = 0.8
 """It takes about this long to come."""
 _BREATH = 0.12
 """How far the strength wanders around what was asked."""
-_BEYOND = 0.6
+_BEYOND = 0.9
 """An emotion goes this far beyond what the clip showed of a coefficient: as far as any emotion wants."""
-_MOUTH = list(MOUTH_INDICES)
+_PARTING = ("jawOpen", "mouthUpperUp", "mouthStretch", "mouthShrug")
+_CLOSED_PARTING, _CLOSED_OTHERS = 0.35, 0.85
+"""Share that is left of an emotion's mouth where lips are closed: of what parts them, and of the rest."""
+_SEALING = {"mouthPress": 0.5, "mouthClose": 0.3}
+"""A smile draws closed lips apart; this much of it holds them together."""
 
 
 def _both_sides(shape: Mapping[str, float]) -> Float32[np.ndarray, "52"]:
@@ -130,6 +134,10 @@ class Emotion:
         # How far the person's lips are from closed: 0 at the least of their opening, 1 at the usual.
         jaw = BLENDSHAPE_INDEX["jawOpen"]
         self._closed, self._usual = float(person.low[jaw]), float(person.mean[jaw])
+        self._kept = np.ones(len(BLENDSHAPES), np.float32)
+        self._kept[list(MOUTH_INDICES)] = _CLOSED_OTHERS
+        self._kept[[i for n, i in BLENDSHAPE_INDEX.items() if n.startswith(_PARTING)]] = _CLOSED_PARTING
+        self._sealing = self._offset[BLENDSHAPE_INDEX["mouthSmileLeft"]] * _both_sides(_SEALING)
 
     def add(self, coefficients: Float32[np.ndarray, "N 52"], times: np.ndarray) -> Float32[np.ndarray, "N 52"]:
         """The coefficients with the emotion at these times (seconds from the start)."""
@@ -137,10 +145,10 @@ class Emotion:
             return coefficients
         wander = sum(np.sin(2 * math.pi * hz * times + phase) for hz, phase in self._waves) / len(self._waves)
         strength = (1 - np.exp(-np.maximum(times, 0) / _ENVELOPE_SECONDS)) * (1 + _BREATH * wander)
-        added = strength[:, None] * self._offset
         jaw = coefficients[:, BLENDSHAPE_INDEX["jawOpen"]]
-        room = ((jaw - self._closed) / max(self._usual - self._closed, 1e-3)).clip(0.35, 1)
-        added[:, _MOUTH] *= room[:, None]
+        opened = ((jaw - self._closed) / max(self._usual - self._closed, 1e-3)).clip(0, 1)[:, None]
+        added = np.maximum(self._kept, opened) * self._offset + (1 - opened) * self._sealing
+        added = strength[:, None] * added
         # Towards the limit there is less and less room, so that nothing piles up there.
         room = (1 - coefficients / self._limit).clip(0, 1)
         return (coefficients + np.minimum(added, self._limit) * room).clip(0, 1).astype(np.float32)
@@ -149,20 +157,30 @@ class Emotion:
 # --- style ---
 
 _LEAST_RATIO, _MOST_RATIO = 0.4, 2.5
+_STILL = 0.005
+"""Coefficients that move less than this tell no style: a track need not hold all of them."""
+_STYLE_MARGIN = 0.1
+"""A style goes this far beyond what the clip showed of a coefficient."""
 
 
 class StyleTransfer:
-    """Moves a motion from this person's rest and spread to another's, coefficient by coefficient."""
+    """Moves a motion from this person's rest and spread to another's, coefficient by coefficient; the eyes, whose
+    blinks and glances are the person's own, are left alone."""
 
     def __init__(self, style: Style, person: PersonStatistics) -> None:
-        still = np.maximum(person.std, style.std) < 0.005
-        ratio = np.clip(style.std / np.maximum(person.std, 0.005), _LEAST_RATIO, _MOST_RATIO)
-        self._ratio = np.where(still, 1.0, ratio)
+        eyes = np.array([name.startswith("eye") for name in BLENDSHAPES])
+        told = (style.std >= _STILL) & ~eyes
+        ratio = np.clip(style.std / np.maximum(person.std, _STILL), _LEAST_RATIO, _MOST_RATIO)
+        self._told, self._ratio = told, ratio
         self._from, self._to = person.rest, style.rest
+        self._low, self._high = person.low, person.high
 
     def apply(self, coefficients: Float32[np.ndarray, "N 52"]) -> Float32[np.ndarray, "N 52"]:
-        """The same motion in the other's style."""
-        return (self._to + (coefficients - self._from) * self._ratio).clip(0, 1).astype(np.float32)
+        """The same motion in the other's style, near what the person's face can do."""
+        moved = self._to + (coefficients - self._from) * self._ratio
+        low, high = np.minimum(self._low, coefficients), np.maximum(self._high, coefficients)
+        moved = moved.clip(low - _STYLE_MARGIN, high + _STYLE_MARGIN).clip(0, 1)
+        return np.where(self._told, moved, coefficients).astype(np.float32)
 
 
 def style_of(coefficients: Float32[np.ndarray, "N 52"]) -> Style:

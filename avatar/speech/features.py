@@ -96,7 +96,7 @@ def _log_mel_of_frames(frames: Float32[np.ndarray, "T n_fft"], n_mels: int) -> F
 
 
 def check_samples(samples: np.ndarray) -> Float32[np.ndarray, " S"]:
-    """The sound as float32 mono, or a UserError that says what is wrong with it."""
+    """The sound as float32 mono in -1..1, clipped to it, or a UserError that says what is wrong with it."""
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise UserError(
@@ -108,12 +108,20 @@ def check_samples(samples: np.ndarray) -> Float32[np.ndarray, " S"]:
         )
     if len(samples) == 0:
         raise UserError("The sound is empty; give a recording of speech.")
-    if not np.isfinite(samples).all():
-        raise UserError("The sound holds samples that are not numbers (NaN or infinite); export it again.")
+    samples = finite(samples)
     seconds = len(samples) / SAMPLE_RATE
     if seconds < MINIMUM_SECONDS:
         raise UserError(f"The sound is only {seconds:.2f} s long; at least {MINIMUM_SECONDS} s of speech is needed.")
-    return samples.astype(np.float32, copy=False)
+    return samples.clip(-1, 1)
+
+
+def finite(samples: np.ndarray) -> Float32[np.ndarray, " S"]:
+    """The same samples in single precision, or a UserError where they are no numbers there."""
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise UserError("The sound holds samples that are not numbers (NaN or infinite); export it again.")
+    return samples
 
 
 def log_mel(samples: np.ndarray, n_mels: int = N_MELS) -> tuple[Float32[np.ndarray, "T M"], Float64[np.ndarray, " T"]]:

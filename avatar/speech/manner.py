@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from avatar.conventions import BLENDSHAPES
-from avatar.speech.person import BLINK_RATE, EXCERPT_RATE, FACE_INDICES, PersonStatistics
+from avatar.speech.person import BLINK_RATE, EXCERPT_RATE, FACE_INDICES, PersonStatistics, offsets_from_poses
 from avatar.track.exchange import EYE_TURN
 
 STRETCH_SECONDS = (3.0, 8.0)
@@ -189,8 +189,9 @@ def add_gaze(face: Float[np.ndarray, "N F"], right_up: Float[np.ndarray, "N 2"])
 class Manner:
     """Rows at EXCERPT_RATE of everything around the mouth, given what the voice does at each tick."""
 
-    def __init__(self, person: PersonStatistics, seed: int, gaze: str = "generated") -> None:
-        self._person = person
+    def __init__(self, person: PersonStatistics, seed: int, gaze: str = "generated", head_follows: bool = True) -> None:
+        """`head_follows`: the head really moves like this; without, eyes on the camera have nothing to turn against."""
+        self._person, self._head_follows = person, head_follows
         self._body, self._saccades, self._gaze = MannerStream(person, seed), MicroSaccades(seed), gaze
         self._level = 1.0
         self._shows_silence = shows_silence(person)
@@ -209,7 +210,7 @@ class Manner:
         elif self._gaze == "fixed":
             face[LOOKS] = self._still[LOOKS]
         else:
-            face[LOOKS] = self._camera_gaze(row[:3])
+            face[LOOKS] = self._camera_gaze(row[:3] if self._head_follows else np.zeros(3))
         brows = [FACE_INDICES[k] for k in BROWS]
         face[BROWS] += accent * ACCENT * self._person.std[brows]
         low, high = self._person.low[FACE_INDICES], self._person.high[FACE_INDICES]
@@ -218,9 +219,28 @@ class Manner:
     def _camera_gaze(self, turn: np.ndarray) -> np.ndarray:
         """The person's usual look, turned against the head so that it stays where it was."""
         face = self._still.copy()[None]
-        # Camera axes are x right, y down: a positive turn about y is to image left, about x down.
-        add_gaze(face, np.array([[turn[1], turn[0]]]) / EYE_TURN)
+        _turn_back(face, turn[None])
         return face[0, LOOKS]
+
+
+def _turn_back(face: Float[np.ndarray, "N F"], turn: Float[np.ndarray, "N 3"]) -> None:
+    """Turns the eyes against a turn of the head (rotation vectors in camera axes), in place."""
+    # Camera axes are x right, y down: a positive turn about y is to image left, about x down.
+    add_gaze(face, turn[:, 1::-1] / EYE_TURN)
+
+
+def eyes_against(
+    coefficients: Float32[np.ndarray, "N 52"], camera_from_head: Float[np.ndarray, "N 4 4"], person: PersonStatistics
+) -> Float32[np.ndarray, "N 52"]:
+    """The coefficients of a still head, with eyes that stay on the camera while it takes these poses; within what the
+    person's eyes do."""
+    face = coefficients[:, FACE_INDICES].astype(np.float64)
+    _turn_back(face, offsets_from_poses(camera_from_head, person.neutral_head)[:, :3])
+    out, looks = coefficients.copy(), [FACE_INDICES[k] for k in LOOKS]
+    low, high = (limit(coefficients[:, looks], own[looks]) for limit, own in
+                 ((np.minimum, person.low), (np.maximum, person.high)))  # fmt: skip
+    out[:, looks] = face[:, LOOKS].clip(low, high)
+    return out
 
 
 def cubic(rows: Float[np.ndarray, "T F"], at: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N F"]:

@@ -201,6 +201,7 @@ class SpeechModel(nn.Module):
     closing: Tensor
     closing_from: Tensor
     closing_to: Tensor
+    level: Tensor
 
     def __init__(self, config: SpeechModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -225,6 +226,8 @@ class SpeechModel(nn.Module):
         self.register_buffer("closing", torch.zeros(c.outputs))
         self.register_buffer("closing_from", torch.zeros(()))
         self.register_buffer("closing_to", torch.ones(()))
+        # How loud the clip's speech is (hearing.Level, dB); exactly 0: not known, sound is taken as it comes.
+        self.register_buffer("level", torch.zeros(()))
         self.register_load_state_dict_pre_hook(_upgrade)
 
     def config_dict(self) -> dict[str, Any]:
@@ -247,6 +250,11 @@ class SpeechModel(nn.Module):
     def latency_seconds(self) -> float:
         """From the centre of a token's sound to the moment its mouth is known: look-ahead, token and window."""
         return self.config.look_ahead_tokens / TOKEN_RATE + 0.5 / COLUMN_RATE + N_FFT / 2 / SAMPLE_RATE
+
+    @property
+    def level_decibel(self) -> float | None:
+        """How loud the speech was that it learned from; None in files of before levels were followed."""
+        return float(self.level) or None
 
     def initial_state(self, batch: int = 1) -> StreamState:
         """A stream that has heard only silence."""
@@ -357,8 +365,10 @@ _BLOCK_TOKENS = 256
 
 
 def _upgrade(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Files of before lips were shut hold one scale for a window and no closing; they say what they always said."""
+    """Files of before lips were shut hold one scale for a window and no closing, and those of before levels were
+    followed no level; they say what they always said."""
     assert isinstance(model, SpeechModel)
+    weights.setdefault(f"{prefix}level", model.level)
     scale = weights.pop(f"{prefix}memory.scale", None)
     if scale is not None:
         weights[f"{prefix}memory.directions"] = scale * torch.eye(len(model.memory.mean))

@@ -17,6 +17,7 @@ from avatar.conventions import MOUTH_BLENDSHAPES, SAMPLE_RATE
 from avatar.errors import UserError
 from avatar.files import replacing
 from avatar.speech.features import FLOOR, HOP, N_FFT
+from avatar.speech.hearing import hearing_settings
 from avatar.speech.model import COLUMNS_PER_TOKEN, SILENCE, TOKEN_RATE, SpeechModel, StreamState
 
 INPUTS = ("log_mel", "columns", "keys", "values", "seen")
@@ -64,6 +65,9 @@ def speech_onnx_description(model: SpeechModel) -> dict[str, Any]:
     steps before: drop that many outputs at the start, and feed that many steps of silence (``silence`` in every band)
     to get the last ones. Tokens come ``token_rate`` times a second; token k of the mouth is at
     ``first_token_seconds + k / token_rate`` after the first sample. ``rest`` is the mouth in silence.
+
+    Before the graph, ``hearing`` brings columns to the person's own level, and after it tells when the mouth rests: the
+    numbers of `hearing.Hearing`, times in tokens.
     """
     c, state = model.config, model.initial_state()
     states = {"columns": state.columns, "keys": state.keys, "values": state.values, "seen": state.seen}
@@ -83,6 +87,7 @@ def speech_onnx_description(model: SpeechModel) -> dict[str, Any]:
         "start": {"columns": float(state.columns.flatten()[0]), "keys": 0.0, "values": 0.0, "seen": 0},
         "coefficients": list(MOUTH_BLENDSHAPES),
         "rest": [round(float(v), 5) for v in model.rest],
+        "hearing": hearing_settings(model),
     }
 
 

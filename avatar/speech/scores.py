@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
+from avatar.speech.hearing import heard
 from avatar.speech.model import COLUMNS_PER_TOKEN, TOKEN_RATE, SpeechModel, token_times
 from avatar.speech.targets import ACTIVE_SPREAD, JAW
 from avatar.types import SpeechFeatures, Track
@@ -27,8 +28,15 @@ def correlation(a: Float[Tensor, "n D"], b: Float[Tensor, "n D"]) -> Float[Tenso
 @torch.no_grad()
 def predict_at(model: SpeechModel, features: SpeechFeatures, times: Float[np.ndarray, " N"]) -> np.ndarray:
     """Mouth coefficients (N, D) at `times` (seconds, on the features' clock)."""
-    said = model(torch.from_numpy(features.log_mel)[None])[0].numpy()
-    return interpolated(times, token_times(features.times), said)
+    return interpolated(times, token_times(features.times), whole_mouth(model, features.log_mel))
+
+
+@torch.no_grad()
+def whole_mouth(model: SpeechModel, log_mel: Float32[np.ndarray, "T M"]) -> Float32[np.ndarray, "n D"]:
+    """What a stream makes of a whole sound, token by token (times: `token_times`)."""
+    columns, share = heard(model, log_mel)
+    rest = model.rest.cpu().numpy()
+    return rest + share * (model(torch.from_numpy(columns)[None])[0].numpy() - rest)
 
 
 def interpolated(

@@ -17,13 +17,16 @@ from jaxtyping import Float, Float32
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.errors import UserError
 from avatar.speech.controls import Emotion, SpeechControls, StyleTransfer
-from avatar.speech.features import LogMelStream
+from avatar.speech.features import LogMelStream, finite
+from avatar.speech.hearing import Heard, Hearing
 from avatar.speech.manner import Blinks, Manner, cubic
 from avatar.speech.model import COLUMNS_PER_TOKEN, SILENCE, TOKEN_RATE, SpeechModel
 from avatar.speech.person import EXCERPT_RATE, EYE_COLUMNS, FACE_INDICES, PersonStatistics, poses_from_offsets
 from avatar.types import Motion
 
 LARGEST_FPS = 240.0
+LARGEST_SAMPLE = 8.0
+"""Recordings that are too loud go a little beyond 1; beyond this they were not divided by full scale."""
 BLOCK_SECONDS = 4.0
 """Sound that goes through the network at once; longer pushes are cut, so memory does not grow with them."""
 _MOUTH = list(MOUTH_INDICES)
@@ -38,7 +41,8 @@ class SpeechStream:
     ...     motion = stream.push(samples)  # a Motion of zero or more frames
 
     Attributes:
-        listening: set it to True while someone else speaks: the mouth rests and the manner is a listener's.
+        listening: set it to True while someone else speaks: from the samples pushed next on the mouth comes to rest,
+            and the manner is a listener's.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class SpeechStream:
         self.controls = controls = controls or SpeechControls()
         self._model, self._person = model, person
         self._mel, self._state = LogMelStream(model.config.n_mels), model.initial_state()
-        self._columns = np.zeros((0, model.config.n_mels), np.float32)
-        self._voice = Voice(float(model.config.gate_open))
-        self._manner, self._blinks = Manner(person, controls.seed, controls.gaze), Blinks(person, controls.seed)
+        self._hearing = Hearing(model)
+        self._part = np.zeros((0, model.config.n_mels), np.float32)  # of the next token
+        self._heard: list[Heard] = []  # not given to the network yet
+        self._manner, self._blinks = (
+            Manner(person, controls.seed, controls.gaze, controls.pose == "generated"),
+            Blinks(person, controls.seed),
+        )
         self._emotion = Emotion(controls.emotion, person, controls.seed)
         self._style = None if controls.style is None else StyleTransfer(controls.style, person)
         self._samples, self._frames, self._dropped = 0, 0, 0
@@ -67,14 +75,24 @@ class SpeechStream:
         """Longest time from a moment of the sound to the moment its picture is known, computing not counted."""
         return (self._model.config.look_ahead_tokens + 2) / TOKEN_RATE
 
+    @property
+    def n_mels(self) -> int:
+        """Bands of the log-mel that it hears."""
+        return self._model.config.n_mels
+
+    def expect(self, level: float | None) -> None:
+        """Tells, before anything is pushed, how loud the speech will be (`hearing.Level`, dB; None is not known): the
+        first words then need not be waited for."""
+        self._hearing = Hearing(self._model, level)
+
     def push(self, samples: np.ndarray) -> Motion:
         """The frames that these samples complete, possibly none: `times` go on from the last push's.
 
         Args:
-            samples: (S,) mono at SAMPLE_RATE, floating point in -1..1; any number of them.
+            samples: (S,) mono at SAMPLE_RATE, floating point in -1..1 (clipped to it); any number of them.
 
         Raises:
-            UserError: not one channel of finite floating point samples, or pushed after `finish`.
+            UserError: not one channel of finite floating point samples, of another scale, or pushed after `finish`.
         """
         samples = self._checked(samples)
         step = int(BLOCK_SECONDS * SAMPLE_RATE)
@@ -91,7 +109,7 @@ class SpeechStream:
         if self._finished:
             return self._motion([])
         ahead = self._model.config.look_ahead_tokens + 1
-        missing = -len(self._columns) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
+        missing = -len(self._part) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
         self._hear(np.full((missing, self._model.config.n_mels), SILENCE, np.float32), last=True)
         wanted = math.ceil(round(self._samples / SAMPLE_RATE * self.fps, 6))
         frames = self._complete(wanted)
@@ -107,29 +125,37 @@ class SpeechStream:
                 f"A stream takes one channel of floating point samples in -1..1, not {samples.dtype} of shape"
                 f" {samples.shape}; mix it down and divide by full scale."
             )
-        if not np.isfinite(samples).all():
-            raise UserError("The sound holds samples that are not numbers (NaN or infinite).")
-        return samples.astype(np.float32)
+        samples = finite(samples)
+        largest = np.abs(samples).max(initial=0.0)
+        if largest > LARGEST_SAMPLE:
+            raise UserError(f"The sound goes up to {largest:g}, and samples are in -1..1; divide by full scale.")
+        return samples.clip(-1, 1)
 
     # --- hearing ---
 
     def _hear(self, columns: Float32[np.ndarray, "T M"], last: bool = False) -> None:
-        if len(columns):
-            self._columns = np.concatenate([self._columns, columns])
-        count = len(self._columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
+        columns = np.concatenate([self._part, columns])
+        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
+        self._part = columns[count:]
+        for token in columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1]):
+            heard = self._hearing.token(token, self.listening)
+            self._heard.append(heard)
+            self._said.append((heard.speaking, heard.accent))
         # The network is asked once per frame, not once per token: as soon as it can complete one.
         next_token = math.ceil(self._frames / self.fps * TOKEN_RATE - _ROUNDING)
         missing = next_token + 1 - len(self._mouth) + self._model.config.look_ahead_tokens - self._dropped
-        if count == 0 or (count < missing * COLUMNS_PER_TOKEN and not last):
-            return
-        now, self._columns = self._columns[:count], self._columns[count:]
-        for loudness in now.mean(axis=1).reshape(-1, COLUMNS_PER_TOKEN).max(axis=1):
-            self._said.append(self._voice.token(float(loudness)))
+        if self._heard and (len(self._heard) >= missing or last):
+            self._tell()
+
+    def _tell(self) -> None:
+        """The mouth of what was heard."""
+        now, self._heard = self._heard, []
         with torch.inference_mode():
-            mouth, self._state = self._model.step(torch.from_numpy(now)[None], self._state)
-        said = mouth_with_gain(mouth[0].numpy(), self._model, self._person, self.controls.gain)
-        if self.listening:
-            said = np.repeat(self._person.rest[None, _MOUTH], len(said), axis=0)
+            columns = torch.from_numpy(np.concatenate([h.columns for h in now]))
+            mouth, self._state = self._model.step(columns[None], self._state)
+        rest = self._model.rest.cpu().numpy()
+        mouth = rest + np.array([[h.share] for h in now], np.float32) * (mouth[0].numpy() - rest)
+        said = mouth_with_gain(mouth, self._model, self._person, self.controls.gain)
         # The first outputs lie before the beginning of the stream.
         early = min(self._model.config.look_ahead_tokens - self._dropped, len(said))
         self._dropped += early
@@ -178,8 +204,7 @@ class SpeechStream:
         # What the voice does is known before the mouth is: the look-ahead covers the two ticks that smoothing needs.
         token = min(max(0, math.floor((tick - 1) / EXCERPT_RATE * TOKEN_RATE)), len(self._said) - 1)
         self._said.forget(token)
-        speaking, accent = (0.0, 0.0) if self.listening else self._said[token]
-        return self._manner.tick(speaking, accent)
+        return self._manner.tick(*self._said[token])
 
     def _motion(self, frames: list[_Frame]) -> Motion:
         n = len(frames)
@@ -230,36 +255,6 @@ class _Recent:
         while self._first < before and len(self._items) > 1:
             self._items.popleft()
             self._first += 1
-
-
-class Voice:
-    """Whether someone speaks, and how much a moment stands out, from loudness alone and token by token."""
-
-    FLOOR_RISE = 0.4 / TOKEN_RATE
-    """Nats per token by which the room's noise floor follows upwards."""
-    MARGIN = 1.2
-    """Nats above the floor from which sound counts as a voice."""
-
-    def __init__(self, gate: float) -> None:
-        self._gate, self._floor = gate, gate
-        self._speaking, self._fast, self._slow = 0.0, None, 0.0
-        self._accent, self._drift = 0.0, 0.0
-
-    def token(self, loudness: float) -> tuple[float, float]:
-        """Speaking 0..1 and accent (0 none, about 1 a stressed syllable) of the next 20 ms; mean log-mel."""
-        self._floor = max(self._gate, min(loudness, self._floor + self.FLOOR_RISE))
-        heard = float(loudness > self._floor + self.MARGIN)
-        self._speaking += (heard - self._speaking) / (TOKEN_RATE * (0.08 if heard else 0.4))
-        if self._fast is None:
-            self._fast = self._slow = loudness
-        self._fast += (loudness - self._fast) / (TOKEN_RATE * 0.08)
-        self._slow += (loudness - self._slow) / (TOKEN_RATE * 1.5)
-        wanted = min(max(self._fast - self._slow - 1.0, 0.0), 1.5) * self._speaking
-        # A critically damped spring: brows have mass.
-        rate, step = 9.0, 1 / TOKEN_RATE
-        self._drift += step * (rate**2 * (wanted - self._accent) - 2 * rate * self._drift)
-        self._accent += step * self._drift
-        return self._speaking, max(self._accent, 0.0)
 
 
 def mouth_with_gain(

@@ -20,6 +20,7 @@ from torch import Tensor
 from avatar.errors import UserError
 from avatar.progress import SILENT, Reporter
 from avatar.speech.augment import AugmentConfig, Augmenter
+from avatar.speech.hearing import speech_level
 from avatar.speech.model import (
     COLUMNS_PER_TOKEN,
     TOKEN_RATE,
@@ -411,6 +412,7 @@ def _finished(
     weights |= _closing(memory, lesson, config)
     weights |= {"target_mean": t.mean, "target_std": t.std, "rest": t.rest, "low": t.low, "high": t.high}
     weights["gain"] = _gain(said, lesson, config)[:outputs]
+    weights["level"] = torch.tensor(speech_level(lesson.log_mel.numpy()) or 0.0)
     model.load_state_dict({k: v.contiguous() for k, v in weights.items()})
     return model, {"validation_jaw": jaw, "validation_mouth": mouth}
 
@@ -426,6 +428,7 @@ _PERSON = (
     "closing",
     "closing_from",
     "closing_to",
+    "level",
 )
 
 

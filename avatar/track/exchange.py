@@ -30,6 +30,8 @@ EYE_TURN: Final = 0.6
 """Radians an eye turns at a look coefficient of 1 (about 35 degrees)."""
 RATES: Final = (24, 25, 30, 48, 50, 60, 120)
 """Frame rates a time code may count in."""
+JSON_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What reading numbers from someone's JSON may raise."""
 _APPLE_ORDER: Final = (
     *(f"eye{a}Left" for a in ("Blink", "LookDown", "LookIn", "LookOut", "LookUp", "Squint", "Wide")),
     *(f"eye{a}Right" for a in ("Blink", "LookDown", "LookIn", "LookOut", "LookUp", "Squint", "Wide")),
@@ -129,13 +131,15 @@ def read_motion_json(
         UserError: not such a JSON file, wrong lengths, broken numbers, or times that do not increase.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         names, frames = content["names"], content["frames"]
+        if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("names is not a list of names")
         times = np.array([float(f["time"]) for f in frames])
         weights = np.array([[float(w) for w in f["weights"]] for f in frames], np.float32).reshape(len(times), -1)
         turned = bool(frames) and all("head" in f for f in frames)
         angles = np.array([[float(a) for a in f["head"]] for f in frames]).reshape(len(times), 3) if turned else None
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except JSON_ERRORS as error:
         raise UserError(
             f'{path} is not a motion track ({{"names": [...], "frames": [{{"time": s, "weights": [...]}}]}}): '
             f"{type(error).__name__} {one_line(error)}."
@@ -164,6 +168,11 @@ def _check_motion(path: Path, times: np.ndarray, coefficients: np.ndarray, angle
         raise UserError(f"{path} holds a number that is not finite.")
     if np.any(np.diff(times) <= 0):
         raise UserError(f"The times in {path} do not increase from frame to frame.")
+    if angles is not None and np.abs(angles).max() > np.pi:
+        raise UserError(
+            f"{path} turns the head by {np.abs(angles).max():.3g} rad, more than half a turn; head angles are radians"
+            " (degrees times pi / 180)."
+        )
 
 
 def _eye_angles(coefficients: np.ndarray, side: str) -> np.ndarray:

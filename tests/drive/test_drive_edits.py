@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from avatar.conventions import BLENDSHAPE_INDEX
-from avatar.drive.edits import FADE_SECONDS, HeadMotion, read_edit
+from avatar.drive.edits import FADE_SECONDS, HeadMotion, read_edit, read_head_motion
 from avatar.errors import UserError
+from avatar.track.exchange import EYE_TURN
 from avatar.types import Motion
 
 JAW, PUCKER = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthPucker"]
@@ -57,6 +59,8 @@ def test_pieces_of_a_motion_are_edited_as_the_whole(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", "is not an edit"),
+        ("[" * 200_000, "is not an edit"),
+        ('{"names": ["jawOpen"], "frames": [{"time": 1%s, "weights": [0]}]}' % ("0" * 400), "is not an edit"),
         ('{"names": ["jawOpen"], "frames": [{"time": 0, "weights": [0.1, 0.2]}]}', "is not an edit"),
         ('{"names": ["jawUp"], "frames": [{"time": 0, "weights": [0.1]}]}', "'jawUp'"),
         ('{"names": ["jawOpen"], "frames": []}', "nothing to edit"),
@@ -65,7 +69,7 @@ def test_pieces_of_a_motion_are_edited_as_the_whole(tmp_path: Path) -> None:
     ],
 )
 def test_bad_edits_are_refused(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "e.json").write_text(text)
+    (tmp_path / "e.json").write_text("\ufeff" + text, encoding="utf-8")  # as editors on Windows begin a file
     with pytest.raises(UserError, match=words):
         read_edit(tmp_path / "e.json")
     with pytest.raises(UserError, match="no edit file"):
@@ -79,3 +83,20 @@ def test_head_poses_of_a_file_are_followed_and_held() -> None:
     out = head.apply(still())
     np.testing.assert_allclose(out.camera_from_head[50, 0, 3], 1.0)
     np.testing.assert_allclose(out.camera_from_head[150:, 0, 3], 2.0)
+
+
+def test_head_poses_begin_with_the_sound_and_eyes_may_stay_on_the_camera(small_avatar, tmp_path: Path) -> None:
+    person = replace(small_avatar.person, low=np.zeros(52, np.float32), high=np.ones(52, np.float32))
+    frames = [{"time": 100 + k / 25, "weights": [0.1], "head": [0.3 * k / 25, 0, 0]} for k in range(26)]
+    (tmp_path / "head.json").write_text(json.dumps({"names": ["jawOpen"], "frames": frames}))
+    before, out = still(1.0), BLENDSHAPE_INDEX["eyeLookOutLeft"]
+    plain = read_head_motion(tmp_path / "head.json", person).apply(before)
+    assert np.abs(plain.camera_from_head[49] - plain.camera_from_head[0]).max() > 0.2
+    np.testing.assert_array_equal(plain.coefficients, before.coefficients)
+    held = read_head_motion(tmp_path / "head.json", person, "camera").apply(before).coefficients
+    into = BLENDSHAPE_INDEX["eyeLookInLeft"]
+    turned = held[:, out] - held[:, into]
+    # The face turns to image right, so the eyes go to image left: the left one inwards.
+    assert turned[49] - turned[0] == pytest.approx(-0.3 * 49 / 50 / EYE_TURN, abs=0.02)
+    others = np.delete(np.arange(52), [i for n, i in BLENDSHAPE_INDEX.items() if n.startswith("eyeLook")])
+    np.testing.assert_array_equal(held[:, others], before.coefficients[:, others])

@@ -169,3 +169,41 @@ def test_a_whole_motion_is_driven_block_by_block(small_avatar, tmp_path: Path) -
     output = drive(tmp_path / "someone.avatar", track=tmp_path / "motion.json", output=tmp_path / "out.mp4", size=16)
     shown, times = pictures(output)
     assert len(shown) == 120 and times[-1] == pytest.approx(119 / 20, abs=1e-3)
+
+
+def test_uneven_frames_are_shown_at_their_times(small_avatar, tmp_path: Path) -> None:
+    small_avatar.save(tmp_path / "someone.avatar")
+    times = [*(k / 20 for k in range(60)), *(3 + k / 10 for k in range(30))]
+    frames = [{"time": t, "weights": [0.3]} for t in times]
+    (tmp_path / "motion.json").write_text(json.dumps({"names": ["jawOpen"], "frames": frames}))
+    output = drive(tmp_path / "someone.avatar", track=tmp_path / "motion.json", output=tmp_path / "out.mp4", size=16)
+    shown, at = pictures(output)
+    assert len(shown) == 119 and at[-1] == pytest.approx(5.9, abs=1e-3)
+
+
+def test_a_fault_late_in_the_sound_is_found_before_anything_is_drawn(
+    talking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import soundfile
+
+    monkeypatch.setattr("avatar.drive.pieces.PIECE_SECONDS", 1.0)
+    monkeypatch.setattr(Avatar, "frames", lambda *_: pytest.fail("something was drawn"))
+    broken = sound()[: 10 * SAMPLE_RATE]
+    broken[-100:] = np.nan
+    soundfile.write(str(tmp_path / "late.wav"), broken, SAMPLE_RATE, subtype="FLOAT")
+    with pytest.raises(UserError, match="not numbers"):
+        drive(talking[0], tmp_path / "late.wav", tmp_path / "out.mp4", size=16, fps=10.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["late.wav", "said.wav", "someone.avatar"]
+
+
+def test_a_sound_is_measured_in_constant_memory(tmp_path: Path) -> None:
+    import soundfile
+
+    from avatar.drive.sources import measured_sound
+    from avatar.speech.features import log_mel
+    from avatar.speech.hearing import speech_level
+
+    soundfile.write(str(tmp_path / "a.wav"), sound()[: 7 * SAMPLE_RATE + 11], SAMPLE_RATE, subtype="FLOAT")
+    found = measured_sound(tmp_path / "a.wav", 64)
+    assert found.samples == 7 * SAMPLE_RATE + 11 and found.frames(25.0) == 176
+    assert found.level == pytest.approx(speech_level(log_mel(sound()[: 7 * SAMPLE_RATE])[0]), abs=0.1)

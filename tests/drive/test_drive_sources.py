@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avatar.drive import drive, resampled, transferred
+from avatar.drive.sources import evened
 from avatar.errors import UserError
 from avatar.geometry import matrix_from_rotvec
 from avatar.types import Motion
@@ -28,6 +29,19 @@ def test_resampling_keeps_length_and_follows_lines_and_arcs() -> None:
     assert np.allclose(out.camera_from_head[:, 0, 3], out.times * 10)
     expected = matrix_from_rotvec(np.stack([0 * out.times, out.times, 0 * out.times], axis=1))
     assert np.allclose(out.camera_from_head[:, :3, :3], expected, atol=1e-6)
+
+
+def test_uneven_frames_are_made_even_at_their_usual_rate() -> None:
+    times = np.concatenate([np.arange(100) / 30, 100 / 30 + np.arange(50) / 15])  # half of it dropped every other frame
+    out = evened(motion(times, times))
+    assert np.allclose(np.diff(out.times), 1 / 30) and out.times[-1] == pytest.approx(times[-1], abs=1 / 30)
+    assert np.allclose(out.coefficients[:, 3], out.times, atol=1e-6)  # what was at a time is still there
+    rounded = motion(np.round(np.arange(100) / 30, 3), np.zeros(100))
+    assert evened(rounded) is rounded  # milliseconds of a recorder
+    single = motion(np.zeros(1), np.zeros(1))
+    assert evened(single) is single
+    burst = np.concatenate([np.arange(10) / 10_000, [1.0]])
+    assert len(evened(motion(burst, burst)).times) <= 241
 
 
 def test_one_frame_is_left_alone() -> None:
@@ -65,3 +79,9 @@ def test_mistakes(tmp_path, arguments, sentence) -> None:
     with pytest.raises(UserError, match=sentence):
         drive(tmp_path / "none.avatar", **paths)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [15, 4097, 10**9])
+def test_a_size_that_cannot_be_drawn_is_refused(small_avatar, size: int) -> None:
+    with pytest.raises(UserError, match="the smallest is 16, the largest 4096"):
+        next(small_avatar.frames(small_avatar.rest_motion(np.zeros(1)), size))

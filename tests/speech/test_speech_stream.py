@@ -21,10 +21,9 @@ from avatar.speech import (
     predict_mouth,
     style_of,
 )
-from avatar.speech.manner import LOOKS
+from avatar.speech.manner import LOOKS, eyes_against
 from avatar.speech.motion import joined
-from avatar.speech.person import FACE_INDICES, offsets_from_poses
-from avatar.speech.stream import Voice
+from avatar.speech.person import FACE_INDICES, offsets_from_poses, poses_from_offsets
 from avatar.types import Motion
 
 MOUTH = list(MOUTH_INDICES)
@@ -140,6 +139,8 @@ def test_bad_pieces_are_refused(model: SpeechModel, person: PersonStatistics) ->
         (np.full(100, np.nan, np.float32), "not numbers"),
         (np.zeros(100, np.int16), "floating point"),
         (np.zeros((100, 2), np.float32), "one channel"),
+        (np.full(8000, 1e300), "not numbers"),  # in single precision
+        (1000 * sound(1.0), "divide by full scale"),
     ):
         with pytest.raises(UserError, match=words):
             stream.push(samples)
@@ -159,6 +160,34 @@ def test_listening_rests_the_mouth(model: SpeechModel, person: PersonStatistics)
     assert motion.coefficients[:, FACE_INDICES].std(axis=0).max() > 0  # but alive
 
 
+def test_a_listener_goes_to_rest_and_back_without_a_jump(model: SpeechModel, person: PersonStatistics) -> None:
+    samples, second = sound(6.0), SAMPLE_RATE
+    plain = said(model, person, samples, 50.0).coefficients[:, MOUTH]
+
+    def toggled(size: int) -> np.ndarray:
+        stream, parts = SpeechStream(model, person, 50.0), []
+        for begin, end, listening in ((0, 1.2, False), (1.2, 4.0, True), (4.0, 6.0, False)):
+            stream.listening = listening
+            part = samples[int(begin * second) : int(end * second)]
+            parts += [stream.push(part[i : i + size]) for i in range(0, len(part), size)]
+        return joined([*parts, stream.finish()]).coefficients[:, MOUTH]
+
+    mouth, rest = toggled(second), person.rest[MOUTH]
+    np.testing.assert_allclose(mouth[:60], plain[:60], atol=1e-4)  # what was heard before is still said
+    np.testing.assert_allclose(mouth[66:199], np.tile(rest, (133, 1)), atol=1e-6)
+    np.testing.assert_allclose(mouth[206:], plain[206:], atol=1e-4)
+    fifth = np.abs(plain - rest).max(axis=0) / 5  # a tenth of a second has five frames
+    assert (np.abs(np.diff(mouth, axis=0)).max(axis=0) <= np.abs(np.diff(plain, axis=0)).max(axis=0) + fifth).all()
+    np.testing.assert_allclose(toggled(333), mouth, atol=1e-4)
+
+
+def test_samples_beyond_full_scale_are_clipped(model: SpeechModel, person: PersonStatistics) -> None:
+    loud = 4 * sound(2.0)
+    streams = [SpeechStream(model, person, 25.0) for _ in range(2)]
+    one, other = (joined([s.push(x), s.finish()]) for s, x in zip(streams, (loud, loud.clip(-1, 1)), strict=True))
+    np.testing.assert_array_equal(one.coefficients, other.coefficients)
+
+
 def test_the_head_is_calmer_in_silence(model: SpeechModel, person: PersonStatistics) -> None:
     loud, quiet = sound(40.0), np.zeros(40 * SAMPLE_RATE, np.float32)
     speaking, silent = (
@@ -167,16 +196,6 @@ def test_the_head_is_calmer_in_silence(model: SpeechModel, person: PersonStatist
     )
     assert silent.std(axis=0)[1] < 0.8 * speaking.std(axis=0)[1]
     assert silent.std(axis=0)[1] > 0.1 * speaking.std(axis=0)[1]
-
-
-def test_a_voice_is_heard_over_a_noisy_room() -> None:
-    voice, random = Voice(-8.4), np.random.default_rng(0)
-    room = [voice.token(-6 + 0.2 * random.standard_normal()) for _ in range(1500)]
-    assert np.mean([s for s, _ in room[-100:]]) < 0.2
-    said = [voice.token(-3.0 if i // 8 % 2 else -5.5) for i in range(150)]
-    assert np.mean([s for s, _ in said[-50:]]) > 0.7
-    assert max(a for _, a in said) > 0.1  # syllables stand out
-    assert max(a for _, a in said) < 2
 
 
 # --- controls ---
@@ -202,6 +221,9 @@ def test_gaze(model: SpeechModel, person: PersonStatistics) -> None:
         return motion.coefficients[:, [FACE_INDICES[k] for k in LOOKS]], motion.camera_from_head
 
     assert looks("fixed")[0].std(axis=0).max() < 1e-6
+    camera = SpeechControls(pose="fixed", gaze="camera", blink=False)
+    still = said(model, person, sound(20.0), 25.0, camera).coefficients[:, [FACE_INDICES[k] for k in LOOKS]]
+    assert still.std(axis=0).max() < 1e-6  # a still head has nothing to turn against
     own = looks("generated")[0]
     assert 0 < np.abs(np.diff(own, axis=0)).max() < 0.2  # the eyes jump, a little
 
@@ -219,6 +241,13 @@ def test_eyes_on_the_camera_turn_against_the_head(person: PersonStatistics) -> N
     # A positive turn about the camera's y axis (down) is to image left, and the left eye's "out" is image right.
     assert np.corrcoef(right, rows[:, 1])[0, 1] > 0.9
 
+    still = Manner(wide, 0, "camera", head_follows=False).tick(1.0, 0.0)[12:-1]
+    coefficients = np.zeros((200, 52), np.float32)
+    coefficients[:, FACE_INDICES] = still
+    turned = eyes_against(coefficients, poses_from_offsets(rows[:, :6], wide.neutral_head), wide)
+    looks = [FACE_INDICES[k] for k in LOOKS]
+    np.testing.assert_allclose(turned[:, looks], rows[:, 12:-1][:, LOOKS].clip(0, 1), atol=1e-5)
+
 
 def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStatistics) -> None:
     plain, happy = (said(model, person, sound(12.0), 25.0, SpeechControls(emotion=e)) for e in ({}, {"happy": 0.7}))
@@ -234,16 +263,40 @@ def test_emotion_adds_and_keeps_the_words(model: SpeechModel, person: PersonStat
         assert np.abs(motion.coefficients - plain.coefficients[:50]).max() > 0.1
 
 
+def test_a_smile_is_seen_in_silence_and_keeps_lips_together(model: SpeechModel, person: PersonStatistics) -> None:
+    silence = np.zeros(3 * SAMPLE_RATE, np.float32)
+    plain, happy = (said(model, person, silence, 25.0, SpeechControls(emotion=e)) for e in ({}, {"happy": 1.0}))
+    added = (happy.coefficients - plain.coefficients)[-1]
+    smile, press, jaw = (added[BLENDSHAPE_INDEX[n]] for n in ("mouthSmileLeft", "mouthPressLeft", "jawOpen"))
+    assert smile > 0.2 and press > 0.1 and jaw == 0
+    surprised = said(model, person, silence, 25.0, SpeechControls(emotion={"surprised": 1.0}))
+    assert surprised.coefficients[-1, JAW] - plain.coefficients[-1, JAW] < 0.06  # lips that are shut stay so
+
+
+def test_style_leaves_eyes_and_what_it_does_not_tell(model: SpeechModel, person: PersonStatistics) -> None:
+    other = np.zeros((100, 52), np.float32)
+    other[:, JAW] = 0.4 * np.abs(np.sin(np.arange(100)))
+    other[:, BLINK] = 0.1 * np.abs(np.sin(np.arange(100)))
+    other[:, BLENDSHAPE_INDEX["mouthSmileLeft"]] = 0.9 + 0.05 * np.sin(np.arange(100))
+    controls = SpeechControls(style=style_of(other))
+    plain, styled = (said(model, person, sound(20.0), 25.0, c).coefficients for c in (SpeechControls(), controls))
+    np.testing.assert_array_equal(styled[:, BLINK], plain[:, BLINK])
+    untold = BLENDSHAPE_INDEX["mouthPucker"]
+    np.testing.assert_allclose(styled[:, untold], plain[:, untold], atol=1e-6)
+    assert (styled <= np.maximum(person.high, plain) + 0.1 + 1e-6).all()
+    assert styled[:, JAW].std() != pytest.approx(plain[:, JAW].std(), rel=0.05)
+
+
 def test_style_takes_on_rest_and_range(model: SpeechModel, person: PersonStatistics) -> None:
     random = np.random.default_rng(0)
-    other = np.repeat(person.rest[None], 200, axis=0) + 0.3
+    other = np.repeat(person.rest[None], 200, axis=0) + 0.1 + person.std * np.sin(np.arange(200))[:, None]
     other[:, JAW] = 0.1 + 0.6 * random.random(200)
     style = style_of(other.clip(0, 1).astype(np.float32))
     plain, styled = (said(model, person, sound(8.0), 25.0, SpeechControls(style=s)) for s in (None, style))
     assert styled.coefficients[:, JAW].std() > 1.3 * plain.coefficients[:, JAW].std()
     assert np.corrcoef(styled.coefficients[:, JAW], plain.coefficients[:, JAW])[0, 1] > 0.95
     smile = BLENDSHAPE_INDEX["mouthSmileLeft"]
-    assert styled.coefficients[:, smile].mean() == pytest.approx(plain.coefficients[:, smile].mean() + 0.3, abs=0.1)
+    assert styled.coefficients[:, smile].mean() == pytest.approx(plain.coefficients[:, smile].mean() + 0.1, abs=0.05)
     with pytest.raises(UserError, match="at least 10 frames"):
         style_of(other[:5].clip(0, 1).astype(np.float32))
 

@@ -196,6 +196,12 @@ def test_bad_csv(text, sentence, tmp_path):
             '{"names": ["jawOpen"], "frames": [{"time": 1, "weights": [1]}, {"time": 0, "weights": [1]}]}',
             "do not increase",
         ),
+        ('{"names": null, "frames": [{"time": 0, "weights": [1]}]}', "not a motion track"),
+        ('{"names": 5, "frames": [{"time": 0, "weights": [1]}]}', "not a motion track"),
+        ('{"names": [["jawOpen"]], "frames": [{"time": 0, "weights": [1]}]}', "not a motion track"),
+        ('{"names": ["jawOpen"], "frames": [{"time": 1%s, "weights": [1]}]}' % ("0" * 400), "not a motion track"),
+        ("[" * 200_000, "not a motion track"),
+        ('{"names": ["jawOpen"], "frames": [{"time": 0, "weights": [1], "head": [30, 0, 0]}]}', "angles are radians"),
     ],
 )
 def test_bad_json(content, sentence, tmp_path):
@@ -203,6 +209,12 @@ def test_bad_json(content, sentence, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_motion_json(path)
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "marked.json"
+    path.write_text('\ufeff{"names": ["jawOpen"], "frames": [{"time": 0, "weights": [0.5]}]}', encoding="utf-8")
+    assert read_motion_json(path)[1][0, BLENDSHAPE_INDEX["jawOpen"]] == 0.5
 
 
 def test_overlay_draws_over_the_frame_only_where_it_should(made_track):

@@ -1,5 +1,6 @@
 // From sound to the person's mouth: log-mel, then the exported speech model in onnxruntime-web, token by token.
 
+import { Hearing } from "./hearing.js";
 import { checkedBytes, PlayerError } from "./load.js";
 import { LogMelStream } from "./logmel.js";
 import { Resampler } from "./resample.js";
@@ -63,6 +64,7 @@ export class SpeechStream {
     this.spec = model.spec;
     this.resampler = new Resampler(rate, this.spec.sample_rate);
     this.mel = new LogMelStream(this.spec);
+    this.hearing = new Hearing(this.spec);
     this.columns = new Float32Array(0);
     this.stepped = 0; // tokens the model has taken
     this.samples = 0; // taken, at the model's rate
@@ -115,11 +117,12 @@ export class SpeechStream {
   }
 
   async step(columns) {
-    const { inputs, look_ahead_tokens: ahead } = this.spec;
-    const results = await this.model.run({ ...this.state, log_mel: new this.model.ort.Tensor("float32", columns, inputs.log_mel) });
+    const { inputs, look_ahead_tokens: ahead, rest } = this.spec;
+    const heard = this.hearing.token(columns);
+    const results = await this.model.run({ ...this.state, log_mel: new this.model.ort.Tensor("float32", heard.columns, inputs.log_mel) });
     for (const name of Object.keys(this.state)) this.state[name] = results[`next_${name}`];
     // the first outputs of a stream lie before its beginning
-    if (this.stepped >= ahead) this.values.push(results.mouth.data.slice());
+    if (this.stepped >= ahead) this.values.push(results.mouth.data.map((v, i) => rest[i] + heard.share * (v - rest[i])));
     this.stepped++;
   }
 
