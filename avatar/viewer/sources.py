@@ -61,4 +61,4 @@ def uploaded_source(avatar: Avatar, name: str, content: bytes) -> Source:
         try:
             return dataclasses.replace(opened_source(avatar, path), name=plain)
         except UserError as error:
-            raise UserError(str(error).replace(str(path), plain)) from error
+            raise UserError(str(error).replace(str(path), plain).replace(path.name, plain)) from error
