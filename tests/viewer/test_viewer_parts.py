@@ -306,7 +306,7 @@ def test_sources(small_avatar, person, tmp_path) -> None:
         uploaded_source(small_avatar, "moves.csv", b"\xff\xfe nonsense")
     assert "moves.csv" in str(error.value) and "avatar-view-" not in str(error.value)
     rows = (tmp_path / "moves.csv").read_text().splitlines()
-    with pytest.raises(UserError, match="^mine.csv holds a single frame"):
+    with pytest.raises(UserError, match=r"^mine\.csv holds a single frame"):
         uploaded_source(small_avatar, "mine.csv", "\n".join(rows[:2]).encode())
 
 
