@@ -31,7 +31,7 @@ LEAST_FRAMES = 60
 """With fewer there is nothing to learn: no codes."""
 SAMPLED_FRAMES = 24
 """Frames whose labels say which places of a plane show what it is meant to."""
-PIXEL_CM = 0.17
+PIXEL_CM = 0.25
 """Size of a pixel to which frames are brought, where they have as many."""
 BLUR_CM = 0.22
 BATCH = 32
