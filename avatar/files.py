@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,22 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return UserError(f"{path} cannot be written: something else of that name is in the way.")
     return UserError(f"{path} cannot be written: {error.strerror or one_line(error)}.")
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before long work whether its result can be kept; makes the folder for it.
+
+    Raises:
+        UserError: a file cannot be written there, or a folder of that name is in the way.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, which is in the way; choose another name.")
 
 
 @contextmanager

@@ -54,6 +54,13 @@ def rigid(rotation: Float[np.ndarray, "*b 3 3"], translation: Float[np.ndarray, 
     return out
 
 
+def columns_at(
+    moments: Float[np.ndarray, " M"], times: Float[np.ndarray, " N"], values: Float[np.ndarray, "N D"]
+) -> Float[np.ndarray, "M D"]:
+    """Each column between the times it is known at; held before and after."""
+    return np.stack([np.interp(moments, times, column) for column in values.T], axis=1)
+
+
 def poses_at(
     moments: Float[np.ndarray, " M"], times: Float[np.ndarray, " N"], poses: Float[np.ndarray, "N 4 4"]
 ) -> Float[np.ndarray, "M 4 4"]:

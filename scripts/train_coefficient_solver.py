@@ -556,7 +556,7 @@ def main(options: Options) -> None:
     if options.hold_out:
         source["repeatability"] = measure_teacher(videos, options)
         names = [f"person {k + 1}" for k in range(len(videos))]
-        source["held_out"] = measure_unseen(pairs, names, options)
+        source["held_out"] = f"{measure_unseen(pairs, names, options)}; {measure_ridge(pairs)}"
         print("where the student reads the landmarks that the teacher saw:")
         same = {**pairs, "mesh": pairs["teacher"]}
         source["held_out_same_landmarks"] = f"{measure_unseen(same, names, options)}; {measure_ridge(same)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rich.table import Table
 from avatar.bench.measure import Figures, avatar_fps, measure
 from avatar.bench.scenes import SIZES, SceneSize, load_or_make
 from avatar.errors import UserError
-from avatar.files import explain_os_error, replacing
+from avatar.files import check_writable, replacing
 from avatar.progress import SILENT, Reporter
 from avatar.raster import cuda, gsplat_backend, native
 from avatar.raster.device import describe_device
@@ -63,7 +62,7 @@ def bench(
     if not present:
         raise UserError(f"No backend can run here: {'; '.join(f'{k}: {v}' for k, v in absent.items())}.")
     if json_path is not None:
-        _check_place(json_path)
+        check_writable(json_path)
     fps = {} if avatar is None else _avatar_rows(avatar, present, seconds)
     rows: list[Figures] = []
     with reporter.bar("measuring", len(sizes) * len(present)) as bar:
@@ -115,22 +114,6 @@ def _chosen(only: tuple[str, ...]) -> tuple[SceneSize, ...]:
         if name not in known:
             raise UserError(f"There is no scene '{name}'; choose among {', '.join(known)}.")
     return tuple(known[name] for name in only) or SIZES
-
-
-def _check_place(path: Path) -> None:
-    """Finds out before all the measuring whether its result can be kept.
-
-    Raises:
-        UserError: it cannot be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise explain_os_error(error, path) from None
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file with --json.")
 
 
 def _unavailable(name: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 from avatar.conventions import SAMPLE_RATE
 from avatar.drive.edits import read_track_file
 from avatar.errors import UserError
-from avatar.geometry import poses_at
+from avatar.geometry import columns_at, poses_at
 from avatar.media import speech_blocks
 from avatar.model import Avatar
 from avatar.speech import SpeechStream, following_torso
@@ -130,7 +130,7 @@ def resampled(motion: Motion, fps: float) -> Motion:
         return motion
 
     def between(columns: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "M D"]:
-        return np.stack([np.interp(times, motion.times, c) for c in columns.T], axis=1).astype(np.float32)
+        return columns_at(times, motion.times, columns).astype(np.float32)
 
     return Motion(
         times,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from avatar.conventions import BLENDSHAPE_INDEX, HELD_OUT_FRACTION
+from avatar.geometry import columns_at
 from avatar.types import Track
 
 SEARCH_SECONDS = 0.300
@@ -114,7 +115,7 @@ def _score_curve(
     """Mean over the mouth signals of the out-of-fold correlation, for every shift."""
     scores = []
     for shift in shifts:
-        x = np.stack([np.interp(at + shift, times, band) for band in bands.T], axis=1)
+        x = columns_at(at + shift, times, bands)
         scores.append(_out_of_fold_correlation(x, signals))
     # A maximum over neighbouring shifts of a noisy curve wanders; a short average does not.
     return np.convolve(np.pad(scores, 2, mode="edge"), np.full(5, 0.2), mode="valid")

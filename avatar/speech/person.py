@@ -12,7 +12,7 @@ from scipy.signal import find_peaks
 
 from avatar.conventions import BLENDSHAPE_INDEX, BLENDSHAPES, MOUTH_INDICES
 from avatar.errors import UserError
-from avatar.geometry import matrix_from_rotvec, nearest_rotation, rigid, rotvec_from_matrix
+from avatar.geometry import columns_at, matrix_from_rotvec, nearest_rotation, rigid, rotvec_from_matrix
 from avatar.speech.offset import mouth_signals
 from avatar.speech.targets import closed_frames, plausible_range
 from avatar.types import Track
@@ -263,7 +263,7 @@ def _excerpt_times(times: Float[np.ndarray, " N"]) -> Float[np.ndarray, " T"]:
 
 
 def _resampled(at: np.ndarray, times: np.ndarray, values: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "M D"]:
-    return np.stack([np.interp(at, times, column) for column in values.T], axis=1)
+    return columns_at(at, times, values)
 
 
 def _f32(values: np.ndarray | list) -> Float32[np.ndarray, "..."]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
+from avatar.geometry import columns_at
 from avatar.speech.hearing import heard
 from avatar.speech.model import COLUMNS_PER_TOKEN, TOKEN_RATE, SpeechModel, token_times
 from avatar.speech.targets import ACTIVE_SPREAD, JAW
@@ -43,7 +44,7 @@ def interpolated(
     times: Float[np.ndarray, " N"], token_seconds: Float[np.ndarray, " n"], values: Float[np.ndarray, "n D"]
 ) -> Float[np.ndarray, "N D"]:
     """Linear between tokens, held at the ends."""
-    return np.stack([np.interp(times, token_seconds, column) for column in values.T], axis=1).astype(np.float32)
+    return columns_at(times, token_seconds, values).astype(np.float32)
 
 
 def held_out_scores(

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from torch import Tensor
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
+from avatar.geometry import columns_at
 from avatar.speech.model import TOKEN_RATE
 from avatar.speech.offset import mouth_signals
 from avatar.types import Track
@@ -99,7 +100,7 @@ def _fast_part(
     times: np.ndarray, frame_times: np.ndarray, values: Float[np.ndarray, "N D"]
 ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:
     """Standardised values at `times` without their slow part, and the mean and spread that were taken off."""
-    y = np.stack([np.interp(times, frame_times, column) for column in values.T], axis=1)
+    y = columns_at(times, frame_times, values)
     fast = y - gaussian_filter1d(y, SLOW_SECONDS * TOKEN_RATE, axis=0, mode="nearest")
     fast -= fast.mean(axis=0)
     std = np.maximum(fast.std(axis=0), SMALLEST_SPREAD)

@@ -11,7 +11,7 @@ import numpy as np
 
 from avatar.capture import capture
 from avatar.errors import UserError
-from avatar.files import explain_os_error
+from avatar.files import check_writable
 from avatar.media import write_video
 from avatar.progress import Reporter
 from avatar.track import track, track_to_csv, track_to_json
@@ -72,16 +72,9 @@ def track_paths(clip: Path, output: Path | None) -> list[Path]:
 def _check_places(paths: list[Path], clip: Path) -> None:
     """Before an hour's work: nothing of the user's is overwritten, and the files can be written."""
     for path in paths:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; choose another name with -o.")
         if path.exists() and clip.exists() and path.samefile(clip):
             raise UserError(f"{path} is the clip itself and would be overwritten; choose another name with -o.")
-    try:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=paths[0].parent):
-            pass
-    except OSError as error:
-        raise explain_os_error(error, paths[0]) from error
+        check_writable(path)
 
 
 def _overlays(captured: Capture, tracked: Track, reporter: Reporter) -> Iterator[np.ndarray]:

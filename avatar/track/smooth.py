@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.linalg import solveh_banded
 
+from avatar.geometry import columns_at
+
 ADAPTIVE_WINDOW_SECONDS = 0.8
 """Motion within about this time of a frame keeps its smoothing light."""
 MEDIAN_OF_SQUARE = 0.455
@@ -93,5 +95,4 @@ def bridge(values: Float[np.ndarray, "N D"], times: Float[np.ndarray, " N"], val
     """Rows that are not valid, interpolated from their valid neighbours (held at the ends). [N, D]"""
     if valid.all():
         return values
-    columns = [np.interp(times, times[valid], values[valid, d]) for d in range(values.shape[1])]
-    return np.stack(columns, axis=1)
+    return columns_at(times, times[valid], values[valid])

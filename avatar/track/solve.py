@@ -271,9 +271,9 @@ def smooth_poses(
     base = nearest_rotation(poses.rotation[valid].mean(0))
     turns = rotvec_from_matrix(base.T @ poses.rotation)
     weights = valid.astype(np.float64)
-    # bridged once more: where nothing was measured, a smoother goes on as it went, out of the picture in a second
+    # bridged in a line: where nothing was measured, a smoother goes on as it went, out of the picture in a second
     turns, places = (
-        bridge(adaptive(bridge(motion, times, valid), times, cutoff_hz, still_hz, weights), times, valid)
+        bridge(adaptive(motion, times, cutoff_hz, still_hz, weights), times, valid)
         for motion in (turns, poses.translation)
     )
     return Poses(base @ matrix_from_rotvec(turns), places, poses.expression)

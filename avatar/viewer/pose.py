@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
-from avatar.geometry import poses_at
+from avatar.geometry import columns_at, poses_at
 from avatar.types import Motion
 
 
@@ -39,7 +39,7 @@ def pose_at(motion: Motion, time: float) -> Pose:
     near, moment = motion.at(slice(after - 1, after + 1)), np.array([time])
 
     def between(rows: np.ndarray) -> np.ndarray:
-        return np.array([np.interp(time, near.times, column) for column in rows.T], np.float32)
+        return columns_at(moment, near.times, rows)[0].astype(np.float32)
 
     return Pose(
         between(near.coefficients),
