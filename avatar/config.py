@@ -152,7 +152,7 @@ class FitConfig:
 STEPS = (1, 10_000_000)
 WEIGHT = (0.0, 1000.0)
 LIMITS: dict[str, tuple[float, float]] = {
-    "size": (32, 4096),
+    "size": (64, 4096),
     **{f"model.{name}.gaussians": (1, 1_000_000) for name in BRANCHES},
     **{f"model.{name}.bases": (1, 256) for name in BRANCHES},
     "model.driver_hidden": (1, 4096),
@@ -190,13 +190,13 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in config_folder().glob("*.toml"))
 
 
-def load_preset(name: str) -> FitConfig:
+def load_preset(name: str | Path) -> FitConfig:
     """The settings of a preset by name, or of any TOML file by path.
 
     Raises:
         UserError: no such preset; not TOML; unknown key; wrong type; out of range.
     """
-    path = Path(name) if name.endswith(".toml") else config_folder() / f"{name}.toml"
+    path = Path(name) if str(name).endswith(".toml") else config_folder() / f"{name}.toml"
     if not path.is_file():
         raise UserError(f"There is no preset '{name}'; choose one of {', '.join(preset_names())} or a .toml file.")
     try:
@@ -206,12 +206,14 @@ def load_preset(name: str) -> FitConfig:
     return with_changes(FitConfig(), values, where=str(path))
 
 
-def checked(config: FitConfig) -> FitConfig:
+def checked(config: Any) -> FitConfig:
     """The settings, each of the type and in the range that a preset's would have to be.
 
     Raises:
-        UserError: one that is not.
+        UserError: one that is not, or something else than settings.
     """
+    if not isinstance(config, FitConfig):
+        raise UserError(f"Settings are a FitConfig, such as load_preset gives, not {config!r}.")
     return with_changes(FitConfig(), dataclasses.asdict(config), "settings")
 
 

@@ -238,11 +238,18 @@ def _viewer() -> Check:
 
 def _player_speech() -> Check:
     name = "player's speech"
-    absent = [package for package in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(package)]
+    wanted = ("torch", "onnx", "onnxscript", "onnxruntime")
+    absent = [package for package in wanted if not importlib.util.find_spec(package)]
     if absent:
         detail = f"without {', '.join(absent)}: an exported player moves, but does not speak from sound"
         return Check(name, OPTIONAL, detail, "pip install 'avatar[onnx]'")
-    return Check(name, OK, f"onnx {_version('onnx')}, onnxruntime {_version('onnxruntime')}")
+    from avatar.export.runtime import HOW_TO_GET, find_runtime  # not at the top: it needs torch
+    from avatar.progress import SILENT
+
+    if find_runtime(None, SILENT) is None:
+        detail = "onnxruntime-web is not here: an exported player moves, but does not speak from sound"
+        return Check(name, OPTIONAL, detail, f"{HOW_TO_GET} (in the folder where you export)")
+    return Check(name, OK, f"onnx {_version('onnx')}, onnxruntime {_version('onnxruntime')}, onnxruntime-web")
 
 
 def _presets() -> Check:

@@ -19,7 +19,7 @@ from avatar.capture import capture as run_capture
 from avatar.capture import clip_sha256, load_capture
 from avatar.config import FitConfig, checked
 from avatar.conventions import BRANCHES, SAMPLE_RATE
-from avatar.cores import usable_cores
+from avatar.cores import usable_threads
 from avatar.dataset import FrameSet
 from avatar.errors import UserError
 from avatar.evaluate.held_out import HeldOut, evaluate, preview
@@ -42,6 +42,7 @@ from avatar.speech import (
 )
 from avatar.track import load_track
 from avatar.track import track as run_track
+from avatar.track.detect import check_landmarker
 from avatar.train import Trainer, checkpoint_path, load_checkpoint, read_metrics
 from avatar.types import Capture, Provenance, Track
 
@@ -78,11 +79,13 @@ def fit(
     Raises:
         UserError: anything about the clip, the folder or the settings that the caller can mend.
     """
-    config, clip = checked(config or FitConfig()), Path(clip)
+    config, clip = checked(FitConfig() if config is None else config), Path(clip)
     device = resolve_device(config.device)
     check_backend(config.rasterizer, device)
     folder = Path(run_folder) if run_folder is not None else Path("runs") / clip.stem
     task = Path(face_landmarker) if face_landmarker is not None else None
+    if task is not None:
+        check_landmarker(task)  # before the clip is read, which takes long
     run = open_run(folder, clip, clip_sha256(clip), config, task is not None, resume)
 
     with _timed(run, "capture"):
@@ -331,4 +334,4 @@ def _timed(run: RunFolder, stage: str) -> Iterator[None]:
 
 def limit_threads() -> None:
     """Torch uses the cores this process may run on, no more (containers often show all of the host's)."""
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(usable_threads())

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from avatar.capture import load_capture
-from avatar.cores import usable_cores
+from avatar.cores import usable_threads
 from avatar.errors import UserError
 from avatar.model import Avatar, own_motion
 from avatar.pipeline import new_metadata
@@ -55,7 +55,7 @@ def open_viewer(
 
 def limit_drawing_threads() -> None:
     """Half the cores draw; the others encode pictures, serve pages and run the browser."""
-    torch.set_num_threads(max(1, usable_cores() // 2))
+    torch.set_num_threads(max(1, usable_threads() // 2))
 
 
 def open_avatar(path: Path) -> Subject:

@@ -106,6 +106,9 @@ def cases(tmp: Path) -> dict[str, list[str]]:
         "view_damaged": ["view", "damaged.avatar"],
         "view_no_run": ["view", "other"],
         "track_no_face": ["track", "noface.mp4"],
+        "no_landmarker": ["fit", "noface.mp4", "--face-landmarker", "none.task"],
+        "track_no_landmarker": ["track", "noface.mp4", "--face-landmarker", "none.task"],
+        "bench_no_backend": ["bench", "--backends"],
     }
 
 

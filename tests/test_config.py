@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from avatar.capture.crop import MIN_SIZE
 from avatar.config import LIMITS, FitConfig, TrainConfig, checked, load_preset, preset_names, with_changes
 from avatar.errors import UserError
 
@@ -86,3 +88,20 @@ def test_settings_made_in_python_are_held_to_the_same() -> None:
     for train in (TrainConfig(steps=0), TrainConfig(codes_hidden=math.nan)):
         with pytest.raises(UserError, match=r"^settings: 'train"):
             checked(dataclasses.replace(FitConfig(), train=train))
+
+
+def test_a_preset_may_be_given_as_a_path(tmp_path) -> None:
+    (tmp_path / "mine.toml").write_text("[train]\nsteps = 7\n")
+    assert load_preset(tmp_path / "mine.toml") == load_preset(str(tmp_path / "mine.toml"))
+    with pytest.raises(UserError, match=r"There is no preset 'nope\.toml'"):
+        load_preset(Path("nope.toml"))
+
+
+@pytest.mark.parametrize("given", ["quick", {}, {"size": 64}, 3])
+def test_other_things_than_settings_are_refused(given) -> None:
+    with pytest.raises(UserError, match="Settings are a FitConfig, such as load_preset gives, not"):
+        checked(given)
+
+
+def test_the_smallest_size_is_one_that_a_clip_can_be_cropped_to() -> None:
+    assert LIMITS["size"][0] == MIN_SIZE

@@ -9,6 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from avatar import cores
 from avatar import doctor as examined
 from avatar.doctor import MISSING, OK, OPTIONAL, Check, doctor, memory_limit, print_doctor
 
@@ -58,6 +59,22 @@ def test_absent_packages_come_with_the_command_that_gets_them(monkeypatch):
     ):
         assert found[name].status == MISSING and found[name].hint == command
     assert found["CUDA device"].status == OPTIONAL
+
+
+def test_a_player_without_its_runtime_is_no_speaking_player(monkeypatch, tmp_path):
+    from avatar.export import runtime
+
+    monkeypatch.setattr(runtime, "usual_places", lambda: [tmp_path])
+    (check,) = (check for check in doctor() if check.name == "player's speech")
+    assert check.status == OPTIONAL and ("onnxruntime-web" in check.detail or "without" in check.detail)
+    assert "install" in check.hint
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("", 4), ("1", 1), ("3", 3), ("64", 4), ("0", 4), ("many", 4)])
+def test_threads_are_those_of_the_cores_or_fewer_where_asked(monkeypatch, asked, threads):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert cores.usable_threads() == threads
 
 
 def test_a_mediapipe_without_its_models_is_missing(monkeypatch):

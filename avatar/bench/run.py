@@ -49,6 +49,8 @@ def bench(
         UserError: an unknown backend or scene, nothing that runs, or a file that cannot be read or written.
     """
     sizes = _chosen(only)
+    if not backends:
+        raise UserError(f"Name at least one backend after --backends: {', '.join(BACKENDS)}.")
     if unknown := set(backends) - set(BACKENDS):
         raise UserError(f"There is no backend '{sorted(unknown)[0]}'; choose among {', '.join(BACKENDS)}.")
     if not 0.01 <= seconds <= 600:

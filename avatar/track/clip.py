@@ -15,6 +15,7 @@ from avatar.files import check_writable
 from avatar.media import write_video
 from avatar.progress import Reporter
 from avatar.track import track, track_to_csv, track_to_json
+from avatar.track.detect import check_landmarker
 from avatar.track.overlay import overlay
 from avatar.types import Capture, Track
 
@@ -28,6 +29,8 @@ def tracked_clip(
     Args:
         output: where the track is kept, None if nowhere.
     """
+    if face_landmarker is not None:
+        check_landmarker(face_landmarker)  # before the clip is read, which takes long
     with tempfile.TemporaryDirectory(prefix="avatar-") as folder:
         captured = capture(clip, Path(folder) / "capture", size, reporter)
         tracked = track(captured, output or Path(folder) / "track.safetensors", reporter, face_landmarker)

@@ -20,7 +20,7 @@ from avatar.train.control import control_path
 from avatar.viewing import newest_avatar, open_avatar, open_run_folder
 
 CONFIG = FitConfig(
-    size=48,
+    size=64,
     model=ModelConfig(BranchConfig(60, 3), BranchConfig(20, 2), BranchConfig(40, 2), driver_hidden=4),
     train=TrainConfig(steps=3, checkpoint_every=1000, score_every=1000),
 )
