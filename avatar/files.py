@@ -55,7 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
+        partial.unlink()
         yield partial
+        partial.chmod(mode)  # some writers keep others from reading, whatever the user's umask says; a web server must
         partial.replace(path)
     except OSError as error:
         raise explain_os_error(error, path) from error
