@@ -22,8 +22,8 @@ from avatar.track.solve import View, pose_slope, small_turn
 
 STEPS = 8
 """Gauss-Newton steps; the focal length settles last."""
-FOCAL_SIGMA = 0.35
-"""Trust in the landmarks' focal length (its logarithm)."""
+FOCAL_SIGMA, HELD_FOCAL_SIGMA = 0.35, 0.001
+"""Trust in the landmarks' focal length (its logarithm); the same where it is not to be found anew."""
 FOCAL_FACTS = 30.0
 """Points err together (shading, expression, codec): so many count as one measurement against that trust."""
 OUTLIER = 2.5
@@ -84,10 +84,12 @@ class Bundle:
         translation: Float[np.ndarray, "N 3"],
         view: View,
         pose_sigma: Float[np.ndarray, " 6"],
+        focal_sigma: float = FOCAL_SIGMA,
     ) -> None:
         self.points, self.rotation, self.translation, self.view = list(points), rotation, translation, view
         self._start = (list(points), rotation, translation, view)
         self._sightings, self._modes, self._hold = sightings, modes, pose_sigma**-2.0
+        self._focal_hold = FOCAL_FACTS / focal_sigma**2
 
     def improve(self) -> None:
         """One Gauss-Newton step on everything, after each point's scatter was measured anew."""
@@ -120,7 +122,7 @@ class Bundle:
         turned = rotvec_from_matrix(rotation @ np.swapaxes(self.rotation, 1, 2))
         moved = translation * [1, 1, np.exp(longer)] - self.translation
         away = np.concatenate([turned, moved], axis=1).reshape(-1)
-        hold = np.append(np.tile(self._hold, len(rotation)), FOCAL_FACTS / FOCAL_SIGMA**2)
+        hold = np.append(np.tile(self._hold, len(rotation)), self._focal_hold)
         normal += np.diag(hold)
         gradient += hold * np.append(away, -longer)
 

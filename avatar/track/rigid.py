@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avatar.geometry import rotvec_from_matrix
-from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
+from avatar.track.bundle import FOCAL_SIGMA, HELD_FOCAL_SIGMA, STEPS, Bundle, Points, Sightings, locate
 from avatar.track.keyframes import LEAST_POINTS, Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
@@ -80,21 +80,31 @@ def align_head(
     seen = dict(enumerate(ahead(len(frames), lambda n: compared(int(frames[n]), NEIGHBOURS))))
     known = {int(i): seen[n] for n, i in enumerate(frames)}
     modes, basis = _modes(head, poses.expression)
-    bundle = Bundle(
-        [_prior_points(key, basis) for key in keys],
-        [_sightings(seen, k, key) for k, key in enumerate(keys)],
-        modes[frames],
-        poses.rotation[frames],
-        poses.translation[frames],
-        view,
-        BUNDLE_POSE_SIGMA,
-    )
-    for _ in range(STEPS):
-        bundle.improve()
-    start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
-    following = ahead(count, lambda i: known[i] if i in known else compared(i, 1))
-    found = _located(following, keys, bundle, modes, start, advance)
-    return (found, bundle.view) if _shake(found.rotation) < _shake(poses.rotation) else (poses, view)
+
+    def aligned(focal_sigma: float, advance: Callable[[], None]) -> tuple[Poses, View]:
+        bundle = Bundle(
+            [_prior_points(key, basis) for key in keys],
+            [_sightings(seen, k, key) for k, key in enumerate(keys)],
+            modes[frames],
+            poses.rotation[frames],
+            poses.translation[frames],
+            view,
+            BUNDLE_POSE_SIGMA,
+            focal_sigma,
+        )
+        for _ in range(STEPS):
+            bundle.improve()
+        start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
+        following = ahead(count, lambda i: known[i] if i in known else compared(i, 1))
+        return _located(following, keys, bundle, modes, start, advance), bundle.view
+
+    # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Its points
+    # are worth having all the same, seen through the landmarks' camera.
+    for focal_sigma, told in ((FOCAL_SIGMA, advance), (HELD_FOCAL_SIGMA, lambda: None)):
+        found, seen_through = aligned(focal_sigma, told)
+        if _shake(found.rotation) < _shake(poses.rotation):
+            return found, seen_through
+    return poses, view
 
 
 def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:

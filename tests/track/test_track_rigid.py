@@ -117,3 +117,36 @@ def test_pictures_without_any_grain_leave_the_poses_as_they_came():
     np.testing.assert_allclose(found.rotation, rotation, atol=1e-6)
     np.testing.assert_allclose(found.translation, translation, atol=1e-6)
     assert view.focal == pytest.approx(VIEW.focal, rel=1e-6)
+
+
+def test_points_that_shake_the_head_with_a_focal_length_of_their_own_are_tried_with_the_landmarks(monkeypatch):
+    """A lively face of smooth skin hardly tells the focal length; its points are then seen through the camera given."""
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(4)
+    rotation, translation = turns(14, rng)
+    poses = Poses(rotation, translation, rng.normal(0, 1, (14, 2)))
+    head = Head(mean_head(), rng.normal(0, 0.05, (2, 478, 3)), np.zeros(2), np.ones(2))
+    grain = cv2.GaussianBlur(rng.integers(0, 255, (512, 512, 3)).astype(np.uint8), (0, 0), 1.5)
+    person = np.full((256, 256), 255, np.uint8)
+    judged = []
+
+    def tried(refused: int):
+        """Poses and camera where the first `refused` results shake too much."""
+        judged.clear()
+
+        def shake(turned):
+            if turned is rotation:
+                return 1.0
+            judged.append(turned)
+            return 2.0 if len(judged) <= refused else 0.5
+
+        monkeypatch.setattr("avatar.track.rigid._shake", shake)
+        return align_head(lambda i: grain, lambda i: person, head, VIEW, poses)
+
+    _, own = tried(0)
+    assert len(judged) == 1 and abs(own.focal - VIEW.focal) > 0.5
+    held, given = tried(1)
+    assert len(judged) == 2 and abs(given.focal - VIEW.focal) < 0.01
+    assert np.abs(held.rotation - rotation).max() > 1e-4  # the points had their say
+    kept, view = tried(2)
+    assert len(judged) == 2 and view is VIEW and kept is poses
