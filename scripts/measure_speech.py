@@ -53,6 +53,8 @@ MARGIN_SECONDS = 0.3
 """Around a part, not learned from either."""
 QUIETER_DB = (10.0, 15.0, 20.0)
 """Levels at which the same sound is heard once more."""
+TILTS_DB = (-12.0, 12.0)
+"""Microphones through which the same sound is heard once more: the highest band raised so much, the lowest lowered."""
 REACH_SECONDS = 0.04
 """How far outside a p, b or m its closure is looked for."""
 
@@ -81,6 +83,9 @@ def main(settings: Settings) -> None:
         print("\n| quieter by | " + " | ".join(f"{db:.0f} dB" for db in QUIETER_DB) + " |\n|---|---|---|---|")
         for other, (sound, _) in clips.items():
             print(_level_rows(other, model, sound.log_mel))
+        print("\n| highest bands raised by | " + " | ".join(f"{db:.0f} dB" for db in TILTS_DB) + " |\n|---|---|---|")
+        for other in clips:
+            print(_microphone_rows(other, model, *clips[other]))
         lead, own = _lead(features, track)
         print(f"\nown jaw with its sound's envelope: {own:.2f}, {1000 * lead / TOKEN_RATE:.0f} ms before it\n")
         print("| voice | envelope | spread of own | p, b, m closed | any moment |\n|---|---|---|---|---|")
@@ -161,22 +166,41 @@ def _told_apart(track: Track, jaw: np.ndarray) -> float:
 def _person_row(name: str, model: SpeechModel, features: SpeechFeatures, track: Track) -> str:
     """What another person's mouth really did while the sound was spoken, and what this one's does."""
     said = predict_at(model, features, track.times)
-    r = np.corrcoef(said[track.valid, JAW], track.coefficients[track.valid, MOUTH_INDICES[JAW]])[0, 1]
+    r = _with_own_jaw(said, track)
     sure = _told_apart(track, said[:, JAW])
     return f"| {name}: with its own jaw {r:.2f}; its shut lips told from open ones {sure:.2f} | | | | |"
 
 
 def _level_rows(name: str, model: SpeechModel, mel: np.ndarray) -> str:
     """Spread of the jaw over that at full level, and correlation with it, where the same sound is quieter."""
-    own = SpeechModel.from_config(model.config_dict())
-    own.load_state_dict(model.state_dict() | {"level": torch.zeros(())})
     rows = []
-    for kind, speaker in (("followed", model), ("as it comes", own)):
+    for kind, speaker in (("followed", model), ("as it comes", _without(model, "level"))):
         loud = whole_mouth(speaker, mel)[:, JAW]
         quiet = [whole_mouth(speaker, amplified(mel, -db))[:, JAW] for db in QUIETER_DB]
         numbers = (f"{q.std() / loud.std():.2f}, {np.corrcoef(q, loud)[0, 1]:.2f}" for q in quiet)
         rows.append(f"| {name}, level {kind} | " + " | ".join(numbers) + " |")
     return "\n".join(rows)
+
+
+def _without(model: SpeechModel, known: str) -> SpeechModel:
+    """The same model that does not know its person's `known` (level or spectrum_tokens), and so does not follow it."""
+    out = SpeechModel.from_config(model.config_dict())
+    out.load_state_dict(model.state_dict() | {known: torch.zeros(())})
+    return out
+
+
+def _microphone_rows(name: str, model: SpeechModel, features: SpeechFeatures, track: Track) -> str:
+    """Correlation of the jaw with that of the speaker, where the same sound comes through another microphone."""
+    rows, slope = [], np.linspace(-1.0, 1.0, features.log_mel.shape[1])
+    for kind, speaker in (("followed", model), ("as it comes", _without(model, "spectrum_tokens"))):
+        heard = (replace(features, log_mel=amplified(features.log_mel, db * slope)) for db in TILTS_DB)
+        numbers = (f"{_with_own_jaw(predict_at(speaker, h, track.times), track):.2f}" for h in heard)
+        rows.append(f"| {name}, colour {kind} | " + " | ".join(numbers) + " |")
+    return "\n".join(rows)
+
+
+def _with_own_jaw(said: np.ndarray, track: Track) -> float:
+    return float(np.corrcoef(said[track.valid, JAW], track.coefficients[track.valid, MOUTH_INDICES[JAW]])[0, 1])
 
 
 def _envelope(mel: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""What is made of sound before it is asked about the mouth: the level of the person's own clip, and who speaks.
+"""What is made of sound before it is asked about the mouth: level and colour of the person's own clip, and who speaks.
 
-A model has heard its person at one level only, so quieter or louder speech is brought to that level by a slow gain on
-the mel power. It follows the active speech level alone (the idea of ITU-T P.56: the mean over moments that stand out),
-never a room. Where neither a voice above the room's floor nor syllables are heard, the mouth rests, however loud the
-room. Everything goes token by token and causally; ``modules/hearing.js`` of the player mirrors it.
+A model has heard its person at one level only, so quieter or louder speech is brought to that level by a slow causal
+gain on the mel power. It follows the active speech level alone (the idea of ITU-T P.56: the mean over moments that
+stand out), never a room. Another voice or microphone also has another mean spectrum; as far as it differs by more than
+chance, it is brought to the person's (cepstral mean subtraction, Atal 1974, but of the difference alone, so that the
+own voice stays as it is). Where neither a voice above the room's floor nor syllables are heard, the mouth rests,
+however loud the room. Everything goes token by token and causally; ``modules/hearing.js`` of the player mirrors it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from avatar.speech.features import FLOOR
 from avatar.speech.model import COLUMNS_PER_TOKEN, TOKEN_RATE, SpeechModel, pad_with_silence
@@ -23,6 +25,9 @@ LARGEST_GAIN_DB = 18.0
 """As far as speech is raised or lowered: more would make a voice of a room."""
 OWN_DB = 1.5
 """A person's own level goes up and down by this much; so much of a difference is left alone."""
+CHANCE_DB = 30.0
+"""Two mean spectra of one person, of n and m tokens, differ by at most about this much times the root of 1 / n + 1 / m,
+as other words were said; so much of a difference is left alone."""
 SURE_TOKENS = 50.0
 """After so many tokens of speech, what was heard of its level counts as much as what was assumed."""
 KEPT_TOKENS = 1000.0
@@ -40,6 +45,7 @@ QUIET = 0.05
 """Share of a voice below which the mouth rests."""
 SHARE_SECONDS = 0.1
 """It takes this long to come to rest and to leave it."""
+_DB_PER_NAT = 10 / math.log(10)
 _BINS_DB = np.arange(-90.0, 30.0)  # lower edges of the level's histogram
 
 
@@ -86,6 +92,45 @@ class Level:
         return float(self._sum[near].sum() / self._count[near].sum())
 
 
+class Spectrum(NamedTuple):
+    """The colour of a voice."""
+
+    mean: Float64[np.ndarray, " M"]
+    """Of the log-mel of tokens that stand out."""
+    tokens: float
+    """So many."""
+
+
+def own_spectrum(model: SpeechModel) -> Spectrum | None:
+    """Of the speech that a model learned from; None in files of before colours were followed."""
+    tokens = float(model.spectrum_tokens)
+    return Spectrum(model.spectrum.cpu().numpy().astype(np.float64), tokens) if tokens else None
+
+
+class Colour:
+    """How the mean spectrum of what is heard differs from the person's own, band by band; its mean is the level's."""
+
+    def __init__(self, own: Spectrum | None, kept: float = math.inf) -> None:
+        """`own`: None where it is not known."""
+        self._own, self._fade = own, 1 - 1 / kept
+        self._sum, self._tokens = 0.0, 0.0
+        self.gain: Float64[np.ndarray, " M"] | None = None
+        """What brings it to the person's, dB; None for nothing."""
+
+    def add(self, columns: Float32[np.ndarray, "T M"]) -> None:
+        """Counts a token of speech."""
+        if self._own is None:
+            return
+        self._sum = self._sum * self._fade + columns.mean(axis=0, dtype=np.float64)
+        self._tokens = self._tokens * self._fade + 1
+        missing = self._own.mean - self._sum / self._tokens
+        missing = (missing - missing.mean()) * _DB_PER_NAT
+        # The share of a measured difference that is more than chance (James and Stein 1961).
+        chance = CHANCE_DB**2 * (1 / self._tokens + 1 / self._own.tokens)
+        share = 1 - chance / max(float((missing**2).mean()), 1e-12)
+        self.gain = (share * missing).clip(-LARGEST_GAIN_DB, LARGEST_GAIN_DB) if share > 0 else None
+
+
 def power_decibel(columns: Float32[np.ndarray, "T M"]) -> float:
     """Mean mel power of some log-mel columns, in dB."""
     power = np.maximum(np.exp(columns.astype(np.float64)) - FLOOR, 0).mean()
@@ -99,11 +144,21 @@ def speech_level(columns: Float32[np.ndarray, "T M"]) -> float | None:
     return level.decibel
 
 
+def speech_spectrum(columns: Float32[np.ndarray, "T M"]) -> Spectrum | None:
+    """That of a whole recording; None where nothing stands out."""
+    level = Level()
+    tokens = columns[: len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN].reshape(
+        -1, COLUMNS_PER_TOKEN, columns.shape[1]
+    )
+    speech = [t.mean(axis=0, dtype=np.float64) for t in tokens if level.stands_out(power_decibel(t))]
+    return Spectrum(np.mean(speech, axis=0), float(len(speech))) if speech else None
+
+
 class Heard(NamedTuple):
     """What the next 20 ms of a stream are."""
 
     columns: Float32[np.ndarray, "2 M"]
-    """Log-mel at the person's own level."""
+    """Log-mel at the person's own level and colour."""
     speaking: float
     """How surely someone speaks for the avatar, 0..1."""
     accent: float
@@ -119,6 +174,7 @@ class Hearing:
         """`level`: of the whole sound (`Level.decibel`), where it is known beforehand."""
         self._own, self._ahead = model.level_decibel, model.config.look_ahead_tokens
         self._level, self._voice = Level(KEPT_TOKENS), Voice(float(model.config.gate_open))
+        self._colour = Colour(own_spectrum(model), KEPT_TOKENS)
         self._start = 0.0 if self._own is None or level is None else self._own - level
         self._gain = _limited(self._start)
         self._syllables = 0.0
@@ -134,10 +190,19 @@ class Hearing:
             self._gain = self._followed()
         if self._gain:
             columns = amplified(columns, self._gain)
+        if stands_out and not listening:
+            self._colour.add(columns)
         speaking, accent = self._voice.token(float(columns.mean(axis=1).max()))
         self._syllables = eased(self._syllables, stands_out)
         self._move(listening, max(speaking, self._syllables) >= QUIET)
+        if self._colour.gain is not None:
+            columns = amplified(columns, self._colour.gain)
         return Heard(columns, 0.0 if listening else speaking, 0.0 if listening else accent, self._share)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the voice heard so far has another colour than the person's."""
+        return self._colour.gain is not None
 
     def _followed(self) -> float:
         heard = self._level.decibel
@@ -165,8 +230,11 @@ def eased(value: float, there: bool) -> float:
     return value + (there - value) / (TOKEN_RATE * (ATTACK_SECONDS if there else RELEASE_SECONDS))
 
 
-def amplified(columns: Float32[np.ndarray, "T M"], decibel: float) -> Float32[np.ndarray, "T M"]:
-    """Log-mel of the same sound, so much louder: only the sound is, not the floor that was added to its power."""
+def amplified(
+    columns: Float32[np.ndarray, "T M"], decibel: float | Float64[np.ndarray, " M"]
+) -> Float32[np.ndarray, "T M"]:
+    """Log-mel of the same sound, so much louder (every band by its own, or all alike): only the sound is, not the floor
+    that was added to its power."""
     power = np.maximum(np.exp(columns.astype(np.float64)) - FLOOR, 0)
     return np.log(power * 10 ** (decibel / 10) + FLOOR).astype(np.float32)
 
@@ -183,10 +251,14 @@ def heard(
     return out, np.array([[t.share] for t in tokens[ahead:]], np.float32)
 
 
-def hearing_settings(model: SpeechModel) -> dict[str, float | None]:
-    """Everything a port of `Hearing` needs to know, as plain JSON; ``level`` is null where it is not known."""
+def hearing_settings(model: SpeechModel) -> dict[str, float | list[float] | None]:
+    """Everything a port of `Hearing` needs to know, as plain JSON; ``level`` and ``spectrum`` are null where they are
+    not known."""
+    own = own_spectrum(model)
     return {
-        "level": model.level_decibel, "own_db": OWN_DB, "largest_gain_db": LARGEST_GAIN_DB, "sure_tokens": SURE_TOKENS,
+        "level": model.level_decibel, "spectrum": None if own is None else [round(float(v), 6) for v in own.mean],
+        "spectrum_tokens": 0.0 if own is None else own.tokens, "chance_db": CHANCE_DB,
+        "own_db": OWN_DB, "largest_gain_db": LARGEST_GAIN_DB, "sure_tokens": SURE_TOKENS,
         "kept_tokens": KEPT_TOKENS, "stands_out_db": STANDS_OUT_DB, "syllable_tokens": SYLLABLE_TOKENS,
         "least_db": LEAST_DB, "below_top_db": BELOW_TOP_DB, "attack_tokens": ATTACK_SECONDS * TOKEN_RATE,
         "release_tokens": RELEASE_SECONDS * TOKEN_RATE, "quiet": QUIET,

@@ -202,6 +202,8 @@ class SpeechModel(nn.Module):
     closing_from: Tensor
     closing_to: Tensor
     level: Tensor
+    spectrum: Tensor
+    spectrum_tokens: Tensor
 
     def __init__(self, config: SpeechModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -228,6 +230,9 @@ class SpeechModel(nn.Module):
         self.register_buffer("closing_to", torch.ones(()))
         # How loud the clip's speech is (hearing.Level, dB); exactly 0: not known, sound is taken as it comes.
         self.register_buffer("level", torch.zeros(()))
+        # Its mean spectrum and of how many tokens (hearing.Spectrum); of 0: not known.
+        self.register_buffer("spectrum", torch.zeros(c.n_mels))
+        self.register_buffer("spectrum_tokens", torch.zeros(()))
         self.register_load_state_dict_pre_hook(_upgrade)
 
     def config_dict(self) -> dict[str, Any]:
@@ -366,9 +371,11 @@ _BLOCK_TOKENS = 256
 
 def _upgrade(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Files of before lips were shut hold one scale for a window and no closing, and those of before levels were
-    followed no level; they say what they always said."""
+    followed no level and those of before colours were no spectrum; they say what they always said."""
     assert isinstance(model, SpeechModel)
     weights.setdefault(f"{prefix}level", model.level)
+    weights.setdefault(f"{prefix}spectrum", model.spectrum)
+    weights.setdefault(f"{prefix}spectrum_tokens", model.spectrum_tokens)
     scale = weights.pop(f"{prefix}memory.scale", None)
     if scale is not None:
         weights[f"{prefix}memory.directions"] = scale * torch.eye(len(model.memory.mean))

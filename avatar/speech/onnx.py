@@ -66,8 +66,8 @@ def speech_onnx_description(model: SpeechModel) -> dict[str, Any]:
     to get the last ones. Tokens come ``token_rate`` times a second; token k of the mouth is at
     ``first_token_seconds + k / token_rate`` after the first sample. ``rest`` is the mouth in silence.
 
-    Before the graph, ``hearing`` brings columns to the person's own level, and after it tells when the mouth rests: the
-    numbers of `hearing.Hearing`, times in tokens.
+    Before the graph, ``hearing`` brings columns to the person's own level and colour, and after it tells when the mouth
+    rests: the numbers of `hearing.Hearing`, times in tokens.
     """
     c, state = model.config, model.initial_state()
     states = {"columns": state.columns, "keys": state.keys, "values": state.values, "seen": state.seen}

@@ -1,4 +1,5 @@
-"""What a stream hears: the same words at another level move the same mouth, and a room without a voice none."""
+"""What a stream hears: the same words at another level or through another microphone move the same mouth, and a room
+without a voice none."""
 
 from __future__ import annotations
 
@@ -22,7 +23,15 @@ from avatar.speech import (
     predict_mouth,
 )
 from avatar.speech.features import log_mel
-from avatar.speech.hearing import Hearing, Voice, amplified, hearing_settings, speech_level
+from avatar.speech.hearing import (
+    Hearing,
+    Voice,
+    amplified,
+    heard,
+    hearing_settings,
+    speech_level,
+    speech_spectrum,
+)
 from avatar.speech.model import COLUMNS_PER_TOKEN
 from avatar.speech.motion import joined
 from avatar.types import Motion
@@ -45,7 +54,11 @@ def model(talker, person: PersonStatistics, loudness_memory) -> SpeechModel:
     model.target_std.copy_(torch.from_numpy(person.std[MOUTH]))
     for name, values in (("target_mean", "mean"), ("rest", "rest"), ("low", "low"), ("high", "high")):
         getattr(model, name).copy_(torch.from_numpy(getattr(person, values)[MOUTH]))
-    model.level.fill_(speech_level(log_mel(talker(seconds=12.0)[0])[0]))
+    own = log_mel(talker(seconds=12.0)[0])[0]
+    model.level.fill_(speech_level(own))
+    spectrum = speech_spectrum(own)
+    model.spectrum.copy_(torch.from_numpy(spectrum.mean))
+    model.spectrum_tokens.fill_(spectrum.tokens)
     return model
 
 
@@ -70,8 +83,14 @@ def jaw(motion: Motion) -> np.ndarray:
 
 def unlevelled(model: SpeechModel) -> SpeechModel:
     old = SpeechModel.from_config(model.config_dict())
-    old.load_state_dict({name: value for name, value in model.state_dict().items() if name != "level"})
+    new = ("level", "spectrum", "spectrum_tokens")
+    old.load_state_dict({name: value for name, value in model.state_dict().items() if name not in new})
     return old
+
+
+def brighter(samples: np.ndarray) -> np.ndarray:
+    """Through a microphone that raises high frequencies and lowers low ones."""
+    return np.append(samples[:1], samples[1:] - 0.9 * samples[:-1]).astype(np.float32)
 
 
 def test_a_level_moves_with_the_sound_and_not_with_the_room(speech: np.ndarray) -> None:
@@ -107,6 +126,31 @@ def test_the_persons_own_level_is_left_alone(model: SpeechModel, person: PersonS
     assert np.corrcoef(own, plain)[0, 1] > 0.995
 
 
+def test_another_microphone_is_brought_to_the_persons_own(model: SpeechModel, speech: np.ndarray) -> None:
+    long = np.tile(speech, 2)
+    wanted, other = log_mel(long)[0], log_mel(brighter(long))[0]
+    late = slice(len(wanted) // 2, len(wanted) // 2 * 2)
+
+    def apart(columns: np.ndarray) -> float:
+        a, b = (speech_spectrum(c[late]) for c in (columns, wanted))
+        assert a is not None and b is not None
+        difference = a.mean - b.mean
+        return float(np.std(difference))
+
+    bare = heard(unlevelled(model), other)[0]
+    np.testing.assert_array_equal(bare[: len(other)], other)  # files of before take it as it comes
+    assert apart(heard(model, other)[0]) < 0.5 * apart(bare)
+
+
+def test_the_persons_own_colour_is_left_alone(model: SpeechModel, speech: np.ndarray) -> None:
+    """From any moment of it on, and more quietly."""
+    uncoloured = SpeechModel.from_config(model.config_dict())
+    uncoloured.load_state_dict(model.state_dict() | {"spectrum_tokens": torch.zeros(())})
+    for samples in (speech, speech[5 * SAMPLE_RATE :], louder(speech, -6.0)):
+        own = log_mel(samples)[0]
+        np.testing.assert_allclose(heard(model, own)[0], heard(uncoloured, own)[0], atol=1e-6)
+
+
 def test_a_gain_raises_the_sound_and_not_the_floor(speech: np.ndarray) -> None:
     quiet = log_mel(louder(speech, -12.0))[0]
     np.testing.assert_allclose(amplified(quiet, 12.0), log_mel(speech)[0], atol=2e-3)  # float32 near the floor
@@ -133,7 +177,11 @@ def test_quiet_speech_is_no_room(model: SpeechModel, person: PersonStatistics, t
 
 
 def test_pieces_and_the_whole_hear_the_same(model: SpeechModel, person: PersonStatistics, speech: np.ndarray) -> None:
-    quiet = louder(speech[: 5 * SAMPLE_RATE], -12.0)
+    quiet = brighter(louder(speech[: 8 * SAMPLE_RATE], -6.0))
+    colours = Hearing(model)
+    for token in log_mel(quiet)[0][:790].reshape(-1, COLUMNS_PER_TOKEN, model.config.n_mels):
+        colours.token(token)
+    assert colours.coloured
     whole = spoken(model, person, quiet)
     stream = SpeechStream(model, person, 25.0, SpeechControls(blink=False))
     parts = joined([*(stream.push(quiet[i : i + 777]) for i in range(0, len(quiet), 777)), stream.finish()])
@@ -157,7 +205,7 @@ def test_the_player_hears_the_same(model: SpeechModel, speech: np.ndarray, tmp_p
     if node is None:
         pytest.skip("node is not here: scripts/system_packages.sh tests installs it")
     room = louder(np.random.default_rng(1).standard_normal(3 * SAMPLE_RATE), -35.0)
-    columns = log_mel(np.concatenate([louder(speech[: 5 * SAMPLE_RATE], -12.0), room]))[0]
+    columns = log_mel(np.concatenate([brighter(louder(speech[: 8 * SAMPLE_RATE], -6.0)), room]))[0]
     tokens = columns[: len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN].reshape(-1, COLUMNS_PER_TOKEN, 64)
     shutil.copy(PLAYER / "hearing.js", tmp_path / "hearing.mjs")
     spec = {"n_mels": 64, "floor": 1e-4, "hearing": hearing_settings(model)}
@@ -174,5 +222,9 @@ def test_the_player_hears_the_same(model: SpeechModel, speech: np.ndarray, tmp_p
     hearing = Hearing(model)
     ours = [hearing.token(t) for t in tokens]
     wanted = np.array([[h.share, *h.columns.reshape(-1)] for h in ours])
-    assert 0 < wanted[:, 0].mean() < 1 and np.abs(wanted[:, 1:] - tokens.reshape(len(tokens), -1)).max() > 1
+    assert (
+        hearing.coloured
+        and 0 < wanted[:, 0].mean() < 1
+        and np.abs(wanted[:, 1:] - tokens.reshape(len(tokens), -1)).max() > 1
+    )
     np.testing.assert_allclose(json.loads(done.stdout), wanted, atol=1e-4)

@@ -1,5 +1,5 @@
-// What is made of sound before the model is asked about the mouth: the level of the person's own clip, and whether
-// anyone speaks. The port of avatar/speech/hearing.py, token by token; its numbers come with the manifest.
+// What is made of sound before the model is asked about the mouth: level and colour of the person's own clip, and
+// whether anyone speaks. The port of avatar/speech/hearing.py, token by token; its numbers come with the manifest.
 
 const LEAST_BIN_DB = -90; // of the level's histogram, in steps of 1 dB
 const BINS = 120;
@@ -43,6 +43,36 @@ class Level {
   }
 }
 
+/** How the mean spectrum of what is heard differs from the person's own; `gain` (dB per band) brings it there. */
+class Colour {
+  constructor(settings, bands) {
+    this.settings = settings;
+    this.fade = 1 - 1 / settings.kept_tokens;
+    this.sum = new Float64Array(bands);
+    this.tokens = 0;
+    this.gain = null;
+  }
+
+  add(columns) {
+    const { spectrum: own, spectrum_tokens: learned, chance_db: chance, largest_gain_db: limit } = this.settings;
+    if (!own) return; // not known: files of before
+    const bands = own.length;
+    const width = columns.length / bands;
+    this.tokens = this.tokens * this.fade + 1;
+    const missing = own.map((value, band) => {
+      let mean = 0;
+      for (let i = band; i < columns.length; i += bands) mean += columns[i] / width;
+      this.sum[band] = this.sum[band] * this.fade + mean;
+      return (value - this.sum[band] / this.tokens) * (10 / Math.LN10);
+    });
+    const middle = missing.reduce((a, b) => a + b, 0) / bands;
+    const power = missing.reduce((sum, v) => sum + (v - middle) ** 2, 0) / bands;
+    const byChance = chance ** 2 * (1 / this.tokens + 1 / learned);
+    const share = 1 - byChance / Math.max(power, 1e-12);
+    this.gain = share > 0 ? missing.map((v) => Math.min(Math.max(share * (v - middle), -limit), limit)) : null;
+  }
+}
+
 /** A share 0..1 a token later: it comes fast and goes slowly. */
 function eased(value, there, { attack_tokens: attack, release_tokens: release }) {
   return value + ((there ? 1 : 0) - value) / (there ? attack : release);
@@ -72,23 +102,27 @@ export class Hearing {
     this.floor = spec.floor;
     this.level = new Level(this.settings);
     this.voice = new Voice(this.settings);
+    this.colour = new Colour(this.settings, spec.n_mels);
     this.gain = 0;
     this.syllables = 0;
     this.share = 0;
   }
 
-  /** The next token's columns at the person's own level, and the share of the mouth that is told now (0 rests). */
+  /** The next token's columns at the person's own level and colour, and the share of the mouth that is told now (0 rests). */
   token(columns) {
     const power = columns.reduce((sum, v) => sum + this.power(v), 0) / columns.length;
     const decibel = 10 * Math.log10(power + 1e-12);
     const standsOut = this.level.standsOut(decibel);
     if (standsOut) this.follow(decibel);
-    const heard = this.gain ? columns.map((v) => this.amplified(v)) : columns;
-    const speaking = this.voice.token(this.loudness(heard));
+    const levelled = this.gain ? columns.map((v) => this.amplified(v, this.gain)) : columns;
+    if (standsOut) this.colour.add(levelled);
+    const speaking = this.voice.token(this.loudness(levelled));
     this.syllables = eased(this.syllables, standsOut, this.settings);
     const { quiet, share_step: most } = this.settings;
     const wanted = Math.max(speaking, this.syllables) >= quiet ? 1 : 0;
     this.share += Math.min(Math.max(wanted - this.share, -most), most);
+    const { gain } = this.colour;
+    const heard = gain ? levelled.map((v, i) => this.amplified(v, gain[i % this.bands])) : levelled;
     return { columns: heard, share: this.share };
   }
 
@@ -101,8 +135,8 @@ export class Hearing {
     this.gain = Math.sign(wanted) * Math.min(Math.max(Math.abs(wanted) - own, 0), limit);
   }
 
-  amplified(value) {
-    return Math.log(this.power(value) * 10 ** (this.gain / 10) + this.floor);
+  amplified(value, decibel) {
+    return Math.log(this.power(value) * 10 ** (decibel / 10) + this.floor);
   }
 
   /** Mel power without the floor that was added to it. */
