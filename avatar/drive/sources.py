@@ -18,7 +18,7 @@ from avatar.media import speech_blocks
 from avatar.model import Avatar
 from avatar.speech import SpeechStream, following_torso
 from avatar.speech.features import MINIMUM_SECONDS, LogMelStream
-from avatar.speech.hearing import Level
+from avatar.speech.hearing import SpeechMeter
 from avatar.track import head_rotations
 from avatar.types import Motion, Track
 
@@ -48,12 +48,13 @@ def measured_sound(path: Path, n_mels: int) -> Sound:
     Raises:
         UserError: as `speech_source`.
     """
-    mel, level, heard = LogMelStream(n_mels), Level(), 0
+    mel, meter, heard = LogMelStream(n_mels), SpeechMeter(), 0
     for samples in speech_blocks(path):
         heard += len(samples)
-        level.hear(mel.push(samples))
+        meter.hear(mel.push(samples))
     _check_length(path, heard)
-    return Sound(heard, level.decibel)
+    spoken = meter.spoken
+    return Sound(heard, None if spoken is None else spoken.level)
 
 
 def _check_length(path: Path, samples: int) -> None:

@@ -56,7 +56,6 @@ class Level:
         self._fade = 1 - 1 / kept
         self._count, self._sum = np.zeros(len(_BINS_DB)), np.zeros(len(_BINS_DB))
         self._recent: deque[float] = deque(maxlen=SYLLABLE_TOKENS)
-        self._part: np.ndarray | None = None  # columns of a token that is not whole yet
         self.tokens = 0.0
 
     def stands_out(self, decibel: float) -> bool:
@@ -70,16 +69,6 @@ class Level:
             sums *= self._fade
             sums[min(max(math.floor(decibel - _BINS_DB[0]), 0), len(_BINS_DB) - 1)] += value
         self.tokens = self.tokens * self._fade + 1
-
-    def hear(self, columns: Float32[np.ndarray, "T M"]) -> None:
-        """Counts what stands out of the next columns, any number at a time."""
-        columns = columns if self._part is None else np.concatenate([self._part, columns])
-        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
-        self._part = columns[count:]
-        for token in columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1]):
-            decibel = power_decibel(token)
-            if self.stands_out(decibel):
-                self.add(decibel)
 
     @property
     def decibel(self) -> float | None:
@@ -137,21 +126,44 @@ def power_decibel(columns: Float32[np.ndarray, "T M"]) -> float:
     return 10 * math.log10(power + 1e-12)
 
 
-def speech_level(columns: Float32[np.ndarray, "T M"]) -> float | None:
-    """The level of a whole recording; None where nothing stands out."""
-    level = Level()
-    level.hear(columns)
-    return level.decibel
+class Spoken(NamedTuple):
+    """What is known of someone's speech."""
+
+    level: float
+    """Of `Level`, dB."""
+    spectrum: Spectrum
 
 
-def speech_spectrum(columns: Float32[np.ndarray, "T M"]) -> Spectrum | None:
-    """That of a whole recording; None where nothing stands out."""
-    level = Level()
-    tokens = columns[: len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN].reshape(
-        -1, COLUMNS_PER_TOKEN, columns.shape[1]
-    )
-    speech = [t.mean(axis=0, dtype=np.float64) for t in tokens if level.stands_out(power_decibel(t))]
-    return Spectrum(np.mean(speech, axis=0), float(len(speech))) if speech else None
+class SpeechMeter:
+    """Level and colour of the speech of a recording."""
+
+    def __init__(self) -> None:
+        self._level, self._sum = Level(), np.zeros(1)
+        self._part: np.ndarray | None = None  # columns of a token that is not whole yet
+
+    def hear(self, columns: Float32[np.ndarray, "T M"]) -> None:
+        """Counts what stands out of the next columns, any number at a time."""
+        columns = columns if self._part is None else np.concatenate([self._part, columns])
+        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
+        self._part = columns[count:]
+        for token in columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1]):
+            decibel = power_decibel(token)
+            if self._level.stands_out(decibel):
+                self._level.add(decibel)
+                self._sum = self._sum + token.mean(axis=0, dtype=np.float64)
+
+    @property
+    def spoken(self) -> Spoken | None:
+        """So far; None where nothing stood out."""
+        level, tokens = self._level.decibel, self._level.tokens
+        return None if level is None else Spoken(level, Spectrum(self._sum / tokens, tokens))
+
+
+def measured_speech(columns: Float32[np.ndarray, "T M"]) -> Spoken | None:
+    """Of a whole recording; None where nothing stands out."""
+    meter = SpeechMeter()
+    meter.hear(columns)
+    return meter.spoken
 
 
 class Heard(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 from avatar.errors import UserError
 from avatar.progress import SILENT, Reporter
 from avatar.speech.augment import AugmentConfig, Augmenter
-from avatar.speech.hearing import speech_level, speech_spectrum
+from avatar.speech.hearing import measured_speech
 from avatar.speech.model import (
     COLUMNS_PER_TOKEN,
     TOKEN_RATE,
@@ -412,10 +412,11 @@ def _finished(
     weights |= _closing(memory, lesson, config)
     weights |= {"target_mean": t.mean, "target_std": t.std, "rest": t.rest, "low": t.low, "high": t.high}
     weights["gain"] = _gain(said, lesson, config)[:outputs]
-    weights["level"] = torch.tensor(speech_level(lesson.log_mel.numpy()) or 0.0)
-    spectrum = speech_spectrum(lesson.log_mel.numpy())
-    if spectrum is not None:
-        weights |= {"spectrum": torch.from_numpy(spectrum.mean), "spectrum_tokens": torch.tensor(spectrum.tokens)}
+    spoken = measured_speech(lesson.log_mel.numpy())
+    if spoken is not None:
+        level, (mean, tokens) = spoken
+        weights |= {"level": torch.tensor(level), "spectrum": torch.from_numpy(mean)}
+        weights["spectrum_tokens"] = torch.tensor(tokens)
     model.load_state_dict({k: v.contiguous() for k, v in weights.items()})
     return model, {"validation_jaw": jaw, "validation_mouth": mouth}
 
