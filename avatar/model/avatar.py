@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from avatar.conventions import BLENDSHAPE_INDEX
+from avatar.conventions import BLENDSHAPE_INDEX, CODES
 from avatar.dataset import motion_tensors
 from avatar.errors import UserError
 from avatar.files import under
@@ -179,20 +180,19 @@ class Avatar:
             size: side of the pictures in pixels; None is the camera's own.
             camera: another view than the clip's.
         Raises:
-            UserError: a motion that holds numbers that are not finite, or a size out of SIZES.
+            UserError: a motion whose parts do not fit together or are not finite, or a size out of SIZES.
         """
-        for field in fields(motion):
-            values = getattr(motion, field.name)
-            if values is not None and not np.isfinite(values).all():
-                raise UserError(f"The motion cannot be drawn: not all of its {field.name} are finite numbers.")
+        _check_motion(motion)
         camera = camera or self.camera
         if size is not None:
+            if not isinstance(size, Integral):
+                raise UserError(f"The size of a picture is a whole number of px, not {size!r}.")
             if not SIZES[0] <= size <= SIZES[1]:
                 wrong = "small" if size < SIZES[0] else "large"
                 raise UserError(
                     f"A picture of {size} px is too {wrong}; the smallest is {SIZES[0]}, the largest {SIZES[1]}."
                 )
-            camera = camera.scaled(size, round(size * camera.height / camera.width))
+            camera = camera.scaled(int(size), round(int(size) * camera.height / camera.width))
         device = self.model.backdrop.device
         everything = motion_tensors(motion, device)
         for start in range(0, len(everything), FRAMES_AT_ONCE):
@@ -200,6 +200,23 @@ class Avatar:
             with torch.no_grad():
                 image = self.model(everything.at(part), camera).image
             yield from to_bytes(image)
+
+
+def _check_motion(motion: Motion) -> None:
+    """Raises UserError for a motion that cannot be drawn."""
+    count = len(np.atleast_1d(motion.times))
+    poses = dict.fromkeys(("camera_from_head", "camera_from_torso"), (4, 4))
+    shapes = {"times": (), "coefficients": (len(BLENDSHAPE_INDEX),), **poses, "codes": (sum(CODES.values()),)}
+    for name, shape in shapes.items():
+        values = getattr(motion, name)
+        if name == "codes" and values is None:
+            continue
+        if np.shape(values) != (count, *shape):
+            raise UserError(
+                f"The motion cannot be drawn: its {name} are of shape {np.shape(values)}, not {(count, *shape)}."
+            )
+        if not np.isfinite(values).all():
+            raise UserError(f"The motion cannot be drawn: not all of its {name} are finite numbers.")
 
 
 def checked_numbers(given: Any, shape: tuple[int, ...], wanted: str) -> Float[np.ndarray, "..."]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ class SpeechStream:
         self, model: SpeechModel, person: PersonStatistics, fps: float = 25.0, controls: SpeechControls | None = None
     ) -> None:
         """Raises UserError for a frame rate out of range."""
-        if not 0 < fps <= LARGEST_FPS:
-            raise UserError(f"{fps:g} frames per second is out of range; choose more than 0, at most {LARGEST_FPS:g}.")
+        if not isinstance(fps, Real) or not 0 < fps <= LARGEST_FPS:
+            raise UserError(f"{fps!r} frames per second is out of range; choose more than 0, at most {LARGEST_FPS:g}.")
         self.fps, self.listening = fps, False
         self.controls = controls = controls or SpeechControls()
         self._model, self._person = model, person

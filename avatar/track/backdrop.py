@@ -118,14 +118,14 @@ def fill(colour: Float32[np.ndarray, "H W C"], known: Bool[np.ndarray, "H W"]) -
     return below
 
 
-def _median(values: UInt8[np.ndarray, "S *p"], number: UInt8[np.ndarray, "*n"]) -> Float32[np.ndarray, "*p"]:
+def _median(values: UInt8[np.ndarray, " S *p"], number: UInt8[np.ndarray, "*n"]) -> Float32[np.ndarray, "*p"]:
     """Median over the first axis of the `number` smallest values (the others were set to 255)."""
     last = np.maximum(number, 1) - np.uint8(1)
     low, high = (_smallest(values, k).astype(np.float32) for k in (last // 2, (last + 1) // 2))
     return (low + high) / 2
 
 
-def _smallest(values: UInt8[np.ndarray, "S *p"], k: UInt8[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*p"]:
+def _smallest(values: UInt8[np.ndarray, " S *p"], k: UInt8[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*p"]:
     """The k-th smallest (from 0) of at most 255 values, bit by bit: ten times faster than sorting them."""
     found = np.zeros(values.shape[1:], np.uint8)
     for bit in (128, 64, 32, 16, 8, 4, 2, 1):

@@ -20,7 +20,7 @@ from avatar.train.monitor import metrics_path
 from avatar.viewer.subject import Subject
 
 POLL_SECONDS = 1.0
-Curve = tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]
+Curve = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """Steps and values."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +53,46 @@ def test_what_is_no_number_or_of_another_shape_is_refused(given, shape) -> None:
 def test_numbers_of_any_kind_pass() -> None:
     for given in (1, True, np.float32(1.0), np.array(1), torch.tensor(1.0)):
         assert checked_numbers(given, (), "It must be so") == 1.0
+
+
+MISUSE = """
+import dataclasses, sys
+import numpy as np
+from avatar.errors import UserError
+from avatar.model import Avatar
+
+someone = Avatar.load(sys.argv[1])
+rest = someone.rest_motion(np.zeros(2))
+
+def said(use):
+    try:
+        use()
+    except UserError as error:
+        print(error)
+
+for name, shape in (("coefficients", (2, 51)), ("coefficients", (3, 52)), ("camera_from_head", (2, 3, 4)),
+                    ("camera_from_torso", (4, 4)), ("times", (2, 1)), ("codes", (2, 3))):
+    said(lambda: next(someone.frames(dataclasses.replace(rest, **{name: np.zeros(shape, np.float32)}))))
+for size in (48.0, "48"):
+    said(lambda: someone.render(size=size))
+print(someone.render(size=np.int64(48)).shape)
+"""
+
+
+def test_what_types_would_forbid_is_refused_in_a_sentence(small_avatar, tmp_path) -> None:
+    """As others call it: in these tests jaxtyping is there first."""
+    small_avatar.save(tmp_path / "someone.avatar")
+    done = subprocess.run(
+        [sys.executable, "-c", MISUSE, str(tmp_path / "someone.avatar")], capture_output=True, text=True, check=True
+    )
+    *shapes, fraction, text, drawn = done.stdout.splitlines()
+    names = ["coefficients", "coefficients", "camera_from_head", "camera_from_torso", "times", "codes"]
+    assert [line.split(" are of shape ")[0] for line in shapes] == [
+        f"The motion cannot be drawn: its {name}" for name in names
+    ]
+    assert shapes[0].endswith("(2, 51), not (2, 52).")
+    assert fraction == "The size of a picture is a whole number of px, not 48.0."
+    assert text.endswith("not '48'.") and drawn == "(48, 48, 3)"
 
 
 def test_finite_numbers_beyond_the_range_are_limited(small_avatar) -> None:
