@@ -1,8 +1,9 @@
 """Head poses from the whole head's rigid points: keyframes, their joint solve, then every frame on its own.
 
 `keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; of the bundle's frames
-only the sightings are kept. Smooth skin and hair without grain give points that wander: the head then shakes more than
-before, and the poses stay as they came.
+only the sightings are kept. Smooth skin and hair without grain give points that wander, most of all with a focal length
+of their own: the head then shakes more than before, and they are seen through the landmarks' camera, or the poses stay
+as they came.
 """
 
 from __future__ import annotations
