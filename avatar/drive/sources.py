@@ -48,7 +48,7 @@ def measured_sound(path: Path, n_mels: int) -> Sound:
     Raises:
         UserError: as `speech_source`.
     """
-    mel, meter, heard = LogMelStream(n_mels), SpeechMeter(), 0
+    mel, meter, heard = LogMelStream(n_mels), SpeechMeter(n_mels), 0
     for samples in speech_blocks(path):
         heard += len(samples)
         meter.hear(mel.push(samples))

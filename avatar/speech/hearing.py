@@ -99,9 +99,9 @@ def own_spectrum(model: SpeechModel) -> Spectrum | None:
 class Colour:
     """How the mean spectrum of what is heard differs from the person's own, band by band; its mean is the level's."""
 
-    def __init__(self, own: Spectrum | None, kept: float = math.inf) -> None:
+    def __init__(self, own: Spectrum | None) -> None:
         """`own`: None where it is not known."""
-        self._own, self._fade = own, 1 - 1 / kept
+        self._own, self._fade = own, 1 - 1 / KEPT_TOKENS
         self._sum, self._tokens = 0.0, 0.0
         self.gain: Float64[np.ndarray, " M"] | None = None
         """What brings it to the person's, dB; None for nothing."""
@@ -134,23 +134,34 @@ class Spoken(NamedTuple):
     spectrum: Spectrum
 
 
+class TokenCutter:
+    """Cuts log-mel, which comes in any number of columns at a time, into tokens."""
+
+    def __init__(self, n_mels: int) -> None:
+        self.left: Float32[np.ndarray, "T M"] = np.zeros((0, n_mels), np.float32)
+        """Columns of a token that is not whole yet."""
+
+    def cut(self, columns: Float32[np.ndarray, "T M"]) -> Float32[np.ndarray, "n 2 M"]:
+        """The tokens that these columns complete."""
+        columns = np.concatenate([self.left, columns])
+        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
+        self.left = columns[count:]
+        return columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1])
+
+
 class SpeechMeter:
     """Level and colour of the speech of a recording."""
 
-    def __init__(self) -> None:
-        self._level, self._sum = Level(), np.zeros(1)
-        self._part: np.ndarray | None = None  # columns of a token that is not whole yet
+    def __init__(self, n_mels: int) -> None:
+        self._level, self._tokens, self._sum = Level(), TokenCutter(n_mels), np.zeros(n_mels)
 
     def hear(self, columns: Float32[np.ndarray, "T M"]) -> None:
         """Counts what stands out of the next columns, any number at a time."""
-        columns = columns if self._part is None else np.concatenate([self._part, columns])
-        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
-        self._part = columns[count:]
-        for token in columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1]):
+        for token in self._tokens.cut(columns):
             decibel = power_decibel(token)
             if self._level.stands_out(decibel):
                 self._level.add(decibel)
-                self._sum = self._sum + token.mean(axis=0, dtype=np.float64)
+                self._sum += token.mean(axis=0, dtype=np.float64)
 
     @property
     def spoken(self) -> Spoken | None:
@@ -161,7 +172,7 @@ class SpeechMeter:
 
 def measured_speech(columns: Float32[np.ndarray, "T M"]) -> Spoken | None:
     """Of a whole recording; None where nothing stands out."""
-    meter = SpeechMeter()
+    meter = SpeechMeter(columns.shape[1])
     meter.hear(columns)
     return meter.spoken
 
@@ -186,7 +197,7 @@ class Hearing:
         """`level`: of the whole sound (`Level.decibel`), where it is known beforehand."""
         self._own, self._ahead = model.level_decibel, model.config.look_ahead_tokens
         self._level, self._voice = Level(KEPT_TOKENS), Voice(float(model.config.gate_open))
-        self._colour = Colour(own_spectrum(model), KEPT_TOKENS)
+        self._colour = Colour(own_spectrum(model))
         self._start = 0.0 if self._own is None or level is None else self._own - level
         self._gain = _limited(self._start)
         self._syllables = 0.0

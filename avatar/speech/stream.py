@@ -19,7 +19,7 @@ from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.errors import UserError
 from avatar.speech.controls import Emotion, SpeechControls, StyleTransfer
 from avatar.speech.features import LogMelStream, finite
-from avatar.speech.hearing import Heard, Hearing
+from avatar.speech.hearing import Heard, Hearing, TokenCutter
 from avatar.speech.manner import Blinks, Manner, cubic
 from avatar.speech.model import COLUMNS_PER_TOKEN, SILENCE, TOKEN_RATE, SpeechModel
 from avatar.speech.person import EXCERPT_RATE, EYE_COLUMNS, FACE_INDICES, PersonStatistics, poses_from_offsets
@@ -57,7 +57,7 @@ class SpeechStream:
         self._model, self._person = model, person
         self._mel, self._state = LogMelStream(model.config.n_mels), model.initial_state()
         self._hearing = Hearing(model)
-        self._part = np.zeros((0, model.config.n_mels), np.float32)  # of the next token
+        self._tokens = TokenCutter(model.config.n_mels)
         self._heard: list[Heard] = []  # not given to the network yet
         self._manner, self._blinks = (
             Manner(person, controls.seed, controls.gaze, controls.pose == "generated"),
@@ -110,7 +110,7 @@ class SpeechStream:
         if self._finished:
             return self._motion([])
         ahead = self._model.config.look_ahead_tokens + 1
-        missing = -len(self._part) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
+        missing = -len(self._tokens.left) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
         self._hear(np.full((missing, self._model.config.n_mels), SILENCE, np.float32), last=True)
         wanted = math.ceil(round(self._samples / SAMPLE_RATE * self.fps, 6))
         frames = self._complete(wanted)
@@ -135,10 +135,7 @@ class SpeechStream:
     # --- hearing ---
 
     def _hear(self, columns: Float32[np.ndarray, "T M"], last: bool = False) -> None:
-        columns = np.concatenate([self._part, columns])
-        count = len(columns) // COLUMNS_PER_TOKEN * COLUMNS_PER_TOKEN
-        self._part = columns[count:]
-        for token in columns[:count].reshape(-1, COLUMNS_PER_TOKEN, columns.shape[1]):
+        for token in self._tokens.cut(columns):
             heard = self._hearing.token(token, self.listening)
             self._heard.append(heard)
             self._said.append((heard.speaking, heard.accent))

@@ -1,7 +1,7 @@
 """Head poses from the whole head's rigid points: keyframes, their joint solve, then every frame on its own.
 
-`keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; of the bundle's frames
-only the sightings are kept. Smooth skin and hair without grain give points that wander, most of all with a focal length
+`keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; only the sightings are
+kept. Smooth skin and hair without grain give points that wander, most of all with a focal length
 of their own: the head then shakes more than before, and they are seen through the landmarks' camera, or the poses stay
 as they came.
 """
@@ -80,6 +80,12 @@ def align_head(
     frames = _bundle_frames(poses, min(count, BUNDLE_FRAMES))
     seen = dict(enumerate(ahead(len(frames), lambda n: compared(int(frames[n]), NEIGHBOURS))))
     known = {int(i): seen[n] for n, i in enumerate(frames)}
+
+    def nearest(i: int) -> Seen:
+        if i not in known:
+            known[i] = compared(i, 1)  # some kilobytes, and another try need not read the frame again
+        return known[i]
+
     modes, basis = _modes(head, poses.expression)
 
     def aligned(focal_sigma: float, advance: Callable[[], None]) -> tuple[Poses, View]:
@@ -96,8 +102,7 @@ def align_head(
         for _ in range(STEPS):
             bundle.improve()
         start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
-        following = ahead(count, lambda i: known[i] if i in known else compared(i, 1))
-        return _located(following, keys, bundle, modes, start, advance), bundle.view
+        return _located(ahead(count, nearest), keys, bundle, modes, start, advance), bundle.view
 
     # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Its points
     # are worth having all the same, seen through the landmarks' camera.

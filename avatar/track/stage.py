@@ -23,7 +23,7 @@ from avatar.track.backdrop import BackdropBuilder, Plate
 from avatar.track.checks import CutDetector, hidden_frames, seconds_of, track_findings
 from avatar.track.codes import appearance_codes
 from avatar.track.coefficients import solve_coefficients, steady_coefficients
-from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, check_landmarker, second_person
+from avatar.track.detect import FaceMesh, Landmarker, MaskStore, PersonMask, second_person
 from avatar.track.files import save_track
 from avatar.track.matte import refine_matte, steadied
 from avatar.track.mesh import SKIN_POINTS
@@ -79,8 +79,6 @@ def track(capture: Capture, path: Path, reporter: Reporter = SILENT, face_landma
     Raises:
         UserError: no face, a face in too few frames, two people, no mediapipe, an unusable model file.
     """
-    if face_landmarker is not None:
-        check_landmarker(face_landmarker)
     with single_threaded_libraries():
         result = _track(capture, reporter, face_landmarker)
     save_track(result, path)
@@ -142,8 +140,8 @@ def _detect(capture: Capture, reporter: Reporter, face_landmarker: Path | None) 
     masked = -(-count // step)
     masks, backdrop, colours = MaskStore(step), BackdropBuilder(masked, size), ColourStatistics()
     cuts = CutDetector()
-    mesh, person = FaceMesh(), PersonMask()
     landmarker = Landmarker(face_landmarker) if face_landmarker else None
+    mesh, person = FaceMesh(), PersonMask()
     sampled = set(np.linspace(0, masked - 1, min(masked, 60)).round().astype(int).tolist())
     frames = lately_read(capture.frames)
     reading = side_by_side(
