@@ -2,8 +2,8 @@
 
 `keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; only the sightings are
 kept. Smooth skin and hair without grain give points that wander, most of all with a focal length
-of their own: the head then shakes more than before, and they are seen through the landmarks' camera, or the poses stay
-as they came.
+of their own: the head is then hardly steadier than before. Such points are seen through the landmarks' camera and have
+half a say, or the poses stay as they came.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from avatar.geometry import rotvec_from_matrix
+from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.bundle import FOCAL_SIGMA, HELD_FOCAL_SIGMA, STEPS, Bundle, Points, Sightings, locate
 from avatar.track.keyframes import LEAST_POINTS, Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
@@ -43,6 +43,9 @@ SKIN_MOVES_CM, HAIR_MOVES_CM = 0.3, 0.02
 """How far one unit of an expression mode may move skin otherwise than the prior says, and anything off the mesh."""
 SKIN_SCATTER_PX, HAIR_SCATTER_PX = 0.8, 0.25
 """First guess of how far points stray: the steadiest skin, and points off the mesh (working pixels)."""
+STEADIER = 0.85
+"""How much the head shakes at most, of what it shook before, for its points to be trusted with everything. Clips of
+firm points come to 0.4 to 0.78, those whose focal length runs away to 0.93 and more."""
 
 
 def align_head(
@@ -53,7 +56,8 @@ def align_head(
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Poses, View]:
-    """Poses and camera that the rigid points of the whole head agree on; those given where that shakes the head more.
+    """Poses and camera that the rigid points of the whole head agree on, where that holds the head steadier; else the
+    middle between the poses given and those of the points through the camera given; those given where this shakes more.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -104,13 +108,21 @@ def align_head(
         start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
         return _located(ahead(count, nearest), keys, bundle, modes, start, advance), bundle.view
 
-    # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Its points
-    # are worth having all the same, seen through the landmarks' camera.
-    for focal_sigma, told in ((FOCAL_SIGMA, advance), (HELD_FOCAL_SIGMA, lambda: None)):
-        found, seen_through = aligned(focal_sigma, told)
-        if _shake(found.rotation) < _shake(poses.rotation):
-            return found, seen_through
-    return poses, view
+    found, own_view = aligned(FOCAL_SIGMA, advance)
+    if _shake(found.rotation) < STEADIER * _shake(poses.rotation):
+        return found, own_view
+    # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Through the
+    # landmarks' camera its points and its texture err about as much, differently: the texture leans to the mouth.
+    held, _ = aligned(HELD_FOCAL_SIGMA, lambda: None)
+    middle = _middle(poses, held)
+    return (middle if _shake(middle.rotation) < _shake(poses.rotation) else poses), view
+
+
+def _middle(one: Poses, other: Poses) -> Poses:
+    """Half way from poses to others of the same frames, seen through the same camera."""
+    turn = rotvec_from_matrix(other.rotation @ np.swapaxes(one.rotation, 1, 2))
+    rotation = matrix_from_rotvec(0.5 * turn) @ one.rotation
+    return replace(one, rotation=rotation, translation=0.5 * (one.translation + other.translation))
 
 
 def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:
