@@ -117,6 +117,8 @@ class TrainConfig:
     seed: int = 0
     codes_hidden: float = 0.5
     """Share of the steps without the frames' appearance codes, so that motion without them is learned too."""
+    left_out: float = 0.1
+    """Share of the Gaussians that each step draws without, see model.thinning."""
     losses: LossConfig = field(default_factory=LossConfig)
     rates: RateConfig = field(default_factory=RateConfig)
     density: DensityConfig = field(default_factory=DensityConfig)
@@ -171,6 +173,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "train.batch": (1, 1024),
     "train.seed": (0, 2**32 - 1),
     "train.codes_hidden": (0.0, 1.0),
+    "train.left_out": (0.0, 0.5),
     "train.checkpoint_every": STEPS,
     "train.score_every": STEPS,
     "speech.steps": STEPS,

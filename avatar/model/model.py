@@ -16,6 +16,7 @@ from avatar.model.gaussians import Branch
 from avatar.model.hashgrid import HashField
 from avatar.model.limits import BranchLimits
 from avatar.model.motion import BasisWeights, DriverFeatures
+from avatar.model.thinning import thinned
 from avatar.raster import MovingGaussians
 from avatar.types import Camera
 
@@ -127,6 +128,7 @@ class AvatarModel(nn.Module):
         camera: Camera | None = None,
         with_coverage: bool = False,
         grad_sink: Float[Tensor, "N 2"] | None = None,
+        shown: Float[Tensor, " N"] | None = None,
     ) -> Composite:
         """Draws a batch of frames.
 
@@ -134,8 +136,11 @@ class AvatarModel(nn.Module):
             motion: coefficients and poses, B frames.
             camera: another size of the same view; None is the avatar's own.
             with_coverage, grad_sink: as in `compose`.
+            shown: factor on the opacity of each Gaussian (branches in order), see `thinning`.
         """
         camera = camera or self.camera
         gaussians = self.moving(motion)
+        if shown is not None:
+            gaussians = thinned(gaussians, shown)
         poses = torch.stack([motion.camera_from_head, motion.camera_from_torso], dim=1)
         return compose(gaussians, poses, camera, self.backdrop_at(camera), with_coverage, grad_sink, self.rasterizer)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from avatar.config import FitConfig
@@ -98,6 +99,7 @@ class Trainer:
             self.frames.camera.scaled(batch.images.shape[2], batch.images.shape[1]),
             with_coverage=self.step % stage.label_every == 0,
             grad_sink=self.grad_sink if stage.density else None,
+            shown=self._shown() if stage.thinned else None,
         )
         terms = training_loss(self.model, composite, batch, correction_size, self.config.train.losses)
         torch.stack(list(terms.values())).sum().backward()
@@ -121,6 +123,15 @@ class Trainer:
         # A function of seed and step, so that a resumed run makes the same choice.
         hidden = np.random.default_rng((config.seed, self.step, 1)).random() < config.codes_hidden
         return replace(motion, codes=None) if hidden else motion
+
+    def _shown(self) -> Float[Tensor, " N"] | None:
+        """Factor on each opacity that leaves some Gaussians out of this step; a function of seed and step too."""
+        share = self.config.train.left_out
+        if not share:
+            return None
+        generator = torch.Generator(self.device).manual_seed(hash((self.config.train.seed, self.step, 2)))
+        chance = torch.rand(self.model.count, generator=generator, device=self.device)
+        return (chance >= share) / (1 - share)
 
     def _drawn_frames(self) -> np.ndarray:
         """The frames of this step: every training frame once per epoch, in an order given by the seed."""

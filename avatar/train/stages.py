@@ -23,6 +23,8 @@ class Stage:
     """Parameter groups that move."""
     density: bool
     """Growth and relocation of Gaussians."""
+    thinned: bool
+    """Every step leaves some Gaussians out, see model.thinning."""
     label_every: int
     """Branch coverage is supervised every so many steps (it costs two more channels)."""
 
@@ -32,10 +34,10 @@ UNCORRECTED = tuple(g for g in PARAMETER_GROUPS if g != "corrections")
 
 STAGES = (
     # Half size first: a step costs a quarter, and the first useful picture comes early.
-    Stage("coarse", share=0.25, downscale=2, free=UNCORRECTED, density=True, label_every=1),
-    Stage("fine", share=0.50, downscale=1, free=EVERYTHING, density=True, label_every=4),
-    # Gaussians stay where they are; the decayed rates sharpen what is there.
-    Stage("settle", share=0.25, downscale=1, free=EVERYTHING, density=False, label_every=4),
+    Stage("coarse", share=0.25, downscale=2, free=UNCORRECTED, density=True, thinned=True, label_every=1),
+    Stage("fine", share=0.50, downscale=1, free=EVERYTHING, density=True, thinned=True, label_every=4),
+    # Gaussians stay where they are, all of them; the decayed rates sharpen what is there.
+    Stage("settle", share=0.25, downscale=1, free=EVERYTHING, density=False, thinned=False, label_every=4),
 )
 
 

@@ -140,6 +140,28 @@ def test_every_training_frame_is_drawn_once_per_epoch(tmp_path, frames) -> None:
     assert drawn[:n] != drawn[n:]
 
 
+def test_steps_leave_out_gaussians_and_at_last_none(tmp_path, frames) -> None:
+    t = trainer(frames, tmp_path / "run")
+    drawn, inner = [], t.model.forward
+
+    def forward(*args, shown=None, **options):
+        drawn.append(shown)
+        return inner(*args, shown=shown, **options)
+
+    t.model.forward = forward
+    t.run()
+    steps = [shown for shown in drawn if shown is not None]
+    assert len(steps) == CONFIG.train.steps * 3 // 4  # all but the stage that settles; scores are of all Gaussians too
+    last = steps[-1]
+    assert {round(float(v), 4) for v in last.unique()} == {0.0, round(1 / 0.9, 4)}
+    assert 0.05 < float((last == 0).float().mean()) < 0.15
+    assert not torch.equal(last, steps[-2])
+    t.step = len(steps) - 1
+    assert torch.equal(t._shown(), last)  # as a resumed run would
+    everyone = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, left_out=0.0))
+    assert trainer(frames, tmp_path / "everyone", everyone)._shown() is None
+
+
 def branch_with_optimizer(count: int = 10) -> tuple[Branch, torch.optim.Adam]:
     branch = Branch(count, 2)
     torch.nn.init.normal_(branch.means)
