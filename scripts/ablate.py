@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "skin weights as they start": {"train": {"rates": {"skin_logits": 0.0}}},
     "no pose corrections": {"train": {"rates": {"corrections": 0.0}}},
     "no Gaussian left out": {"train": {"left_out": 0.0}},
-    "no density control": {"model": {"start_fraction": 1.0}, "train": {"density": {"every": 10**9}}},
+    "no density control": {"model": {"start_fraction": 1.0}, "train": {"density": {"every": 10**7}}},
     "no geometric prior": {"model": {"geometric_prior": False}},
     "no weight on the mouth": {"train": {"losses": {"mouth_weight": 1.0}}},
 }
