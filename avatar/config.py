@@ -117,7 +117,7 @@ class TrainConfig:
     seed: int = 0
     codes_hidden: float = 0.5
     """Share of the steps without the frames' appearance codes, so that motion without them is learned too."""
-    left_out: float = 0.1
+    left_out: float = 0.05
     """Share of the Gaussians that each step draws without, see model.thinning."""
     losses: LossConfig = field(default_factory=LossConfig)
     rates: RateConfig = field(default_factory=RateConfig)

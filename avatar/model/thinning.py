@@ -2,7 +2,7 @@
 
 In a clip that shows a head from a few sides, Gaussians behind the surface may have any colour, and a few at the rim may
 share one stroke of hair between them. Once the head turns further than in the clip they show: dashes, fringes, stains.
-Where every picture is drawn without a random tenth of them, what lies behind has to look like what lies before it
+Where every picture is drawn without a random part of them, what lies behind has to look like what lies before it
 (DropGaussian, Park, Ryu and Kim, CVPR 2025, there against overfitting to few views).
 """
 

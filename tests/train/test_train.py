@@ -152,9 +152,9 @@ def test_steps_leave_out_gaussians_and_at_last_none(tmp_path, frames) -> None:
     t.run()
     steps = [shown for shown in drawn if shown is not None]
     assert len(steps) == CONFIG.train.steps * 3 // 4  # all but the stage that settles; scores are of all Gaussians too
-    last = steps[-1]
-    assert {round(float(v), 4) for v in last.unique()} == {0.0, round(1 / 0.9, 4)}
-    assert 0.05 < float((last == 0).float().mean()) < 0.15
+    last, share = steps[-1], CONFIG.train.left_out
+    assert {round(float(v), 4) for v in last.unique()} == {0.0, round(1 / (1 - share), 4)}
+    assert 0.4 * share < float((last == 0).float().mean()) < 2 * share
     assert not torch.equal(last, steps[-2])
     t.step = len(steps) - 1
     assert torch.equal(t._shown(), last)  # as a resumed run would
