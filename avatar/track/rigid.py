@@ -108,14 +108,15 @@ def align_head(
         start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
         return _located(ahead(count, nearest), keys, bundle, modes, start, advance), bundle.view
 
+    before = _shake(poses.rotation)
     found, own_view = aligned(FOCAL_SIGMA, advance)
-    if _shake(found.rotation) < STEADIER * _shake(poses.rotation):
+    if _shake(found.rotation) < STEADIER * before:
         return found, own_view
     # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Through the
     # landmarks' camera its points and its texture err about as much, differently: the texture leans to the mouth.
     held, _ = aligned(HELD_FOCAL_SIGMA, lambda: None)
     middle = _middle(poses, held)
-    return (middle if _shake(middle.rotation) < _shake(poses.rotation) else poses), view
+    return (middle if _shake(middle.rotation) < before else poses), view
 
 
 def _middle(one: Poses, other: Poses) -> Poses:
