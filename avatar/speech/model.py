@@ -60,7 +60,7 @@ class SpeechModelConfig:
     """Bands of the memory's coarse log-mel."""
     memory_rank: int = 96
     """Directions in which windows are compared; 0 compares all their numbers."""
-    memory_sharpness: float = 0.5
+    memory_sharpness: float = 0.65
     """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
     context_tokens: int = 24
     """Tokens an attention layer reaches back to, itself included: 0.48 s."""

@@ -76,6 +76,9 @@ class SpeechTrainConfig:
     spread: lips and jaw are ahead of what is heard of them."""
     focus_floor: float = 0.2
     """Least weight of a token in that comparison; the largest is 1."""
+    loudness_weight: float = 0.4
+    """How much a token's loudness (its mean over the bands) counts in it, beside 1 of how the bands differ from that:
+    a sound said louder is still the same sound."""
     memory_size: int = 1500
     """Most moments of the clip that the memory holds."""
     ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -239,20 +242,22 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
 
 def _directions(x: Float[Tensor, "n F"], config: SpeechTrainConfig) -> tuple[Float[Tensor, " F"], Float[Tensor, "F R"]]:
     """Mean of the windows, and the principal directions of what is listened to, scaled to a mean square of 1."""
-    mean, focus = x.mean(0), _focus(config)
-    heard = ((x - mean) * focus).double()
+    mean, listening = x.mean(0), _listening(config)
+    heard = ((x - mean) @ listening).double()
     inputs = x.shape[1]
     _, kept = torch.linalg.eigh(heard.T @ heard)
     kept = kept.flip(1)[:, : config.model.memory_rank or inputs].float()
-    return mean, focus[:, None] * kept / heard.square().sum(1).mean().sqrt().clamp(min=1e-6).float()
+    return mean, listening @ kept / heard.square().sum(1).mean().sqrt().clamp(min=1e-6).float()
 
 
-def _focus(config: SpeechTrainConfig) -> Float[Tensor, " F"]:
-    """Weight of each number of a window."""
+def _listening(config: SpeechTrainConfig) -> Float[Tensor, "F F"]:
+    """What of a window is compared, as a map of its numbers: tokens by their weight, less of their loudness."""
     c, (centre, spread) = config.model, config.focus_seconds
     seconds = (torch.arange(c.memory_tokens) - (c.memory_tokens - 1) + c.look_ahead_tokens) / TOKEN_RATE
     bell = torch.exp(-0.5 * ((seconds - centre) / spread) ** 2)
-    return (config.focus_floor + (1 - config.focus_floor) * bell).repeat(c.memory_bands)
+    loudness = torch.full((c.memory_bands, c.memory_bands), 1 / c.memory_bands)
+    bands = torch.eye(c.memory_bands) - (1 - config.loudness_weight) * loudness
+    return torch.kron(bands, torch.diag(config.focus_floor + (1 - config.focus_floor) * bell))
 
 
 def _solve(

@@ -60,8 +60,9 @@ def loudness_memory() -> Callable[[SpeechModel], None]:
 
     def fill(model: SpeechModel) -> None:
         c, inputs = model.config, len(model.memory.mean)
-        model.memory.directions.zero_()[:, 0] = 0.1 / inputs**0.5
-        model.memory.centres.zero_()[0, 0] = 0.1 * inputs**0.5 * (SILENCE - c.mel_mean) / c.mel_std
+        unit = (0.005 / c.memory_sharpness) ** 0.5
+        model.memory.directions.zero_()[:, 0] = unit / inputs**0.5
+        model.memory.centres.zero_()[0, 0] = unit * inputs**0.5 * (SILENCE - c.mel_mean) / c.mel_std
         model.memory.weight.fill_(-3.0)
         model.memory.bias.fill_(2.0)
 

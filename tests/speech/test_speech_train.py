@@ -15,6 +15,7 @@ from avatar.speech.augment import AugmentConfig, Augmenter
 from avatar.speech.features import log_mel
 from avatar.speech.model import SILENCE, pad_with_silence, token_times
 from avatar.speech.targets import closing, speech_targets
+from avatar.speech.train import _directions
 from avatar.types import SpeechFeatures, Track
 
 SMALL = SpeechTrainConfig(
@@ -75,6 +76,18 @@ def test_the_memory_listens_most_to_what_follows_the_mouth(trained) -> None:
     now = c.memory_tokens - 1 - c.look_ahead_tokens
     assert int(by_token.argmax()) in (now + 1, now + 2, now + 3)  # 40 ms later
     assert by_token[now + 2] > 4 * by_token[0]
+
+
+def test_the_memory_hears_what_is_said_more_than_how_loud() -> None:
+    """Two windows that differ by the same amount: in loudness alone, and in the shape of the spectrum alone."""
+    shape = SpeechModelConfig(memory_bands=8, memory_tokens=10, memory_rank=0)
+    config = SpeechTrainConfig(model=shape)
+    windows = torch.randn(200, 80, generator=torch.Generator().manual_seed(0))
+    _, directions = _directions(windows, config)
+    louder = torch.full((8, 10), 0.1)
+    brighter = 0.1 * torch.linspace(-1, 1, 8).sign()[:, None].expand(8, 10)
+    far = [float((change.flatten() @ directions).norm()) for change in (louder, brighter)]
+    assert far[0] == pytest.approx(config.loudness_weight * far[1], rel=1e-3)
 
 
 def test_shut_lips_are_learned(trained, lesson) -> None:
