@@ -40,6 +40,8 @@ class Fit:
     """auto, native, reference (slow) or gsplat (needs that package and a GPU)."""
     face_landmarker: Path | None = None
     """Google's face_landmarker.task, to track with it instead of the built-in solver."""
+    speech_encoder: Path | None = None
+    """Folder of a HuBERT, wav2vec 2.0 or WavLM model (config.json, model.safetensors) to learn speech with too."""
     resume: bool = False
     """Continue the run in the folder from its last checkpoint."""
 
@@ -59,6 +61,9 @@ class Fit:
             config = dataclasses.replace(config, device=self.device)
         if self.rasterizer is not None:
             config = dataclasses.replace(config, rasterizer=self.rasterizer)
+        if self.speech_encoder is not None:
+            speech = dataclasses.replace(config.speech, encoder=str(self.speech_encoder))
+            config = dataclasses.replace(config, speech=speech)
         reporter = Reporter()
         result = fit(self.clip, self.output, config, self.resume, self.face_landmarker, reporter)
         if not result.finished:
@@ -154,6 +159,8 @@ class Drive:
     """With speech: 'generated' (in the person's manner), 'camera' (at the viewer) or 'fixed' (in the head)."""
     seed: int = 0
     """With speech: another number gives other blinks, glances and head motion."""
+    speech_encoder: Path | None = None
+    """With speech: folder of the speech encoder that the avatar was fitted with (default: does without)."""
     size: int | None = None
     """Side of the video in pixels (default: the avatar's own)."""
     fps: float | None = None

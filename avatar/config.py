@@ -134,6 +134,9 @@ class SpeechConfig:
     enabled: bool = True
     steps: int | None = None
     """Training steps; None goes by the length of the clip."""
+    encoder: str = ""
+    """Folder of a speech encoder (HuBERT, wav2vec 2.0 or WavLM, see speech.encoder) from which a second model of the
+    person is learned, for where it is at hand; empty does without."""
 
 
 @dataclass(frozen=True)

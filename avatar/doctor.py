@@ -75,6 +75,7 @@ def doctor() -> list[Check]:
         ("TensorBoard", _tensorboard),
         ("viewer", _viewer),
         ("player's speech", _player_speech),
+        ("speech encoder", _encoder),
         ("presets", _presets),
         ("CUDA device", _cuda),
         ("CUDA rasterizer", _cuda_kernels),
@@ -250,6 +251,14 @@ def _player_speech() -> Check:
         detail = "onnxruntime-web is not here: an exported player moves, but does not speak from sound"
         return Check(name, OPTIONAL, detail, f"{HOW_TO_GET} (in the folder where you export)")
     return Check(name, OK, f"onnx {_version('onnx')}, onnxruntime {_version('onnxruntime')}, onnxruntime-web")
+
+
+def _encoder() -> Check:
+    name = "speech encoder"
+    if not importlib.util.find_spec("transformers"):
+        detail = "the package transformers is not installed: speech is learned from the clip alone"
+        return Check(name, OPTIONAL, detail, "pip install 'avatar[encoder]'")
+    return Check(name, OK, f"transformers {_version('transformers')}: avatar fit CLIP --speech-encoder FOLDER")
 
 
 def _presets() -> Check:

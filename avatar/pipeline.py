@@ -33,8 +33,11 @@ from avatar.raster import check_backend
 from avatar.raster.device import describe_device, resolve_device
 from avatar.run_folder import RunFolder, open_run
 from avatar.speech import (
+    SpeechEncoder,
     SpeechFeatures,
     SpeechTrainConfig,
+    encoded_sound,
+    load_encoder,
     load_speech,
     person_statistics,
     speech_features,
@@ -86,6 +89,7 @@ def fit(
     task = Path(face_landmarker) if face_landmarker is not None else None
     if task is not None:
         check_landmarker(task)  # before the clip is read, which takes long
+    encoder = load_encoder(Path(config.speech.encoder), device) if config.speech.encoder else None
     run = open_run(folder, clip, clip_sha256(clip), config, task is not None, resume)
 
     with _timed(run, "capture"):
@@ -120,6 +124,8 @@ def fit(
         try:
             with _timed(run, "speech model"):
                 avatar, speech_scores = with_speech_model(avatar, frames, config, reporter)
+                if encoder is not None:
+                    avatar = with_encoded_speech(avatar, frames, encoder, config, reporter)
             avatar.save(run.avatar)
             with _timed(run, "scores"):
                 found = evaluate(avatar, frames, reporter)
@@ -209,6 +215,22 @@ def with_speech_model(
         return avatar, {}
     metadata = dataclasses.replace(avatar.metadata, speech=model.config_dict())
     return dataclasses.replace(avatar, metadata=metadata, speech=model), scores
+
+
+def with_encoded_speech(
+    avatar: Avatar, frames: FrameSet, encoder: SpeechEncoder, config: FitConfig, reporter: Reporter
+) -> Avatar:
+    """The avatar with a second speech model, which also hears a speech encoder."""
+    audio, features = frames.capture.audio, frames.speech
+    if avatar.speech is None or audio is None or features is None:
+        return avatar
+    reporter.say(f"Hearing the clip through the speech encoder {encoder.name}.")
+    heard = dataclasses.replace(features, encoded=encoded_sound(encoder, audio))
+    settings = SpeechTrainConfig(steps=config.speech.steps)
+    model, _ = train_speech(heard, frames.track, settings, reporter, config.train.seed, frames.held_out_seconds)
+    note = {"name": encoder.name, "sha256": encoder.sha256, "settings": model.config_dict()}
+    metadata = dataclasses.replace(avatar.metadata, encoded=note)
+    return dataclasses.replace(avatar, metadata=metadata, encoded=model)
 
 
 def preview_stage(avatar: Avatar, frames: FrameSet, run: RunFolder, reporter: Reporter) -> None:

@@ -142,6 +142,8 @@ class SpeechFeatures:
     """Time of each column's window centre, seconds from the first video frame."""
     offset_seconds: float = 0.0
     """How much later the sound is than the picture; already removed from `times`."""
+    encoded: Float32[np.ndarray, "n W"] | None = None
+    """What a speech encoder says of each token of two columns, where there is one (speech.encoder)."""
 
 
 @dataclass(frozen=True)

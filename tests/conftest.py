@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from avatar.config import BranchConfig, ModelConfig
 from avatar.conventions import REGION_BACKGROUND, REGION_HEAD, REGION_MOUTH, REGION_TORSO
@@ -184,3 +185,17 @@ def one_small_avatar(tmp_path_factory: pytest.TempPathFactory):
     )
     model.eval().requires_grad_(False)
     return Avatar(model, metadata, person_statistics(track), None, own_motion(track))
+
+
+@pytest.fixture(scope="session")
+def tiny_hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small speech encoder that has learned nothing."""
+    transformers = pytest.importorskip("transformers", reason="the extra 'encoder' is not installed")
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(
+        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("encoders") / "tiny"
+    transformers.HubertModel(config).save_pretrained(path)
+    return path

@@ -27,7 +27,8 @@ def without(monkeypatch, *packages: str) -> None:
 def test_every_part_of_the_main_path_is_examined(checks):
     assert list(checks) == [
         "Python", "processor", "memory", "disk", "PyTorch", "native rasterizer", "video", "face tracking", "sound",
-        "TensorBoard", "viewer", "player's speech", "presets", "CUDA device", "CUDA rasterizer", "gsplat", "nvcc",
+        "TensorBoard", "viewer", "player's speech", "speech encoder", "presets", "CUDA device", "CUDA rasterizer",
+        "gsplat", "nvcc",
     ]  # fmt: skip
     assert all(check.status in (OK, MISSING, OPTIONAL) and check.detail for check in checks.values())
     assert all(check.hint for check in checks.values() if check.status != OK)

@@ -132,6 +132,34 @@ def test_speech_drives_it(result, short_clip, tmp_path, capsys) -> None:
     assert motion.max() > 0.2
 
 
+def test_a_speech_encoder_of_the_users_own_is_heard(short_clip, tiny_hubert, tmp_path, capsys) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        train=dataclasses.replace(CONFIG.train, steps=20),
+        speech=SpeechConfig(steps=5, encoder=str(tiny_hubert)),
+    )
+    path = fit(short_clip, tmp_path / "someone", config).avatar_path
+    samples, someone = read_speech(short_clip)[: 2 * 16000], avatar.load(path)
+    with_it, without = (someone.stream(encoder=encoder).push(samples) for encoder in (tiny_hubert, None))
+    assert np.abs(with_it.coefficients - without.coefficients).max() > 0.01
+    out = tmp_path / "talks.mp4"
+    assert run("drive", str(path), str(short_clip), "-o", str(out), "--speech-encoder", str(tiny_hubert)) == 0
+    assert out.stat().st_size > 1000
+    assert run("fit", str(short_clip), "-o", str(tmp_path / "no"), "--speech-encoder", str(tmp_path)) == 2
+    assert "There is no speech encoder in" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+def test_another_speech_encoder_is_refused(result, tiny_hubert) -> None:
+    someone = avatar.load(result.avatar_path)
+    with pytest.raises(avatar.UserError, match="fitted without a speech encoder"):
+        someone.stream(encoder=tiny_hubert)
+    settings = {"name": "big", "sha256": "0" * 64, "settings": someone.metadata.speech}
+    metadata = dataclasses.replace(someone.metadata, encoded=settings)
+    other = dataclasses.replace(someone, encoded=someone.speech, metadata=metadata)
+    with pytest.raises(avatar.UserError, match="tiny is not big"):
+        other.stream(encoder=tiny_hubert)
+
+
 def test_track_file_drives_it(result, short_clip, tmp_path) -> None:
     track = tmp_path / "t.track.safetensors"
     assert run("track", str(short_clip), "-o", str(track), "--size", "128") == 0

@@ -49,6 +49,7 @@ def drive(
     blink: bool = True,
     gaze: str = "generated",
     seed: int = 0,
+    speech_encoder: Path | None = None,
     size: int | None = None,
     fps: float | None = None,
     refine: bool = True,
@@ -58,7 +59,8 @@ def drive(
     """Writes a video of an avatar driven by exactly one of `speech`, `track` and `video`; returns its path.
 
     `pose`, `gain`, `emotion`, `style`, `blink`, `gaze` and `seed` are about speech (`speech.SpeechControls`; `pose` may
-    also be the path of a track with head rotation); `edit` goes with every source.
+    also be the path of a track with head rotation), as is `speech_encoder` (`Avatar.stream`); `edit` goes with every
+    source.
 
     With `video`, `refine` also fits the motion to the video's frames by analysis by synthesis where that pays.
     What an interrupted run has finished stays beside `output` (see `drive.pieces`); `resume` goes on there.
@@ -80,7 +82,7 @@ def drive(
     if output.is_dir():
         raise UserError(f"The output {output} is a folder; name a file with -o.")
     if speech is None:
-        _only_with_speech(pose, gain, emotion, style, blink, gaze)
+        _only_with_speech(pose, gain, emotion, style, blink, gaze, speech_encoder)
     someone = Avatar.load(avatar)
     changes: list[Callable[[Motion], Motion]] = []
     sound: Iterable[np.ndarray] | None
@@ -92,7 +94,7 @@ def drive(
             gain, "fixed" if from_file else pose, blink, gaze, parse_emotion(emotion),
             None if style is None else style_of(read_track_file(style)[1]), seed,
         )  # fmt: skip
-        rate, stream = fps or someone.metadata.fps, someone.stream(fps, controls)
+        rate, stream = fps or someone.metadata.fps, someone.stream(fps, controls, speech_encoder)
         known = measured_sound(speech, stream.n_mels)
         stream.expect(known.level)
         blocks: Iterable[Motion] = speech_source(stream, speech)
@@ -107,18 +109,21 @@ def drive(
              "pose": Path(pose) if speech is not None and from_file else None}  # fmt: skip
     note: dict[str, object] = {name: None if path is None else sha256_of(path) for name, path in files.items()}
     note |= {"head motion": pose, "gain": gain, "emotion": emotion, "blink": blink, "gaze": gaze, "seed": seed}
-    note |= {"size": size, "refine": refine and video is not None}
+    note |= {"size": size, "refine": refine and video is not None, "speech encoder": speech_encoder is not None}
     with Pieces(output, rate, note, resume) as pieces:
         _draw(someone, blocks, changes, pieces, size, total, reporter)
         pieces.join(sound)
     return output
 
 
-def _only_with_speech(pose: str, gain: float, emotion: str, style: Path | None, blink: bool, gaze: str) -> None:
+def _only_with_speech(
+    pose: str, gain: float, emotion: str, style: Path | None, blink: bool, gaze: str, speech_encoder: Path | None
+) -> None:
     usual = SpeechControls()
     given = {
         "--pose": pose != usual.pose, "--gain": gain != usual.gain, "--emotion": bool(emotion),
         "--style": style is not None, "--no-blink": not blink, "--gaze": gaze != usual.gaze,
+        "--speech-encoder": speech_encoder is not None,
     }  # fmt: skip
     wrong = [name for name, here in given.items() if here]
     if wrong:

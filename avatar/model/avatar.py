@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
 from avatar.conventions import BLENDSHAPE_INDEX, CODES
 from avatar.dataset import motion_tensors
@@ -20,13 +21,30 @@ from avatar.model.compose import to_bytes
 from avatar.model.file import FAR, Metadata, load_avatar_file, save_avatar
 from avatar.model.model import AvatarModel
 from avatar.model.own_motion import motion_from_tensors, motion_to_tensors
-from avatar.speech import PersonStatistics, SpeechControls, SpeechModel, SpeechStream
+from avatar.speech import (
+    PersonStatistics,
+    SpeechControls,
+    SpeechEncoder,
+    SpeechModel,
+    SpeechStream,
+    load_encoder,
+)
 from avatar.types import Camera, Motion
 
 SIZES = (16, 4096)
 """Smallest and largest side of a picture, px."""
 FRAMES_AT_ONCE = 4
 """Frames per rasterizer call when drawing a sequence."""
+
+
+def _speech_model(settings: dict[str, Any], tensors: dict[str, Tensor]) -> SpeechModel:
+    model = SpeechModel.from_config(settings)
+    model.load_state_dict(tensors)
+    model.eval().requires_grad_(False)
+    width = model.config.encoder_width
+    # settings that do not fit together fail here
+    model(torch.zeros(1, 1, model.config.n_mels), torch.zeros(1, 1, width) if width else None)
+    return model
 
 
 @dataclass
@@ -44,6 +62,8 @@ class Avatar:
     speech: SpeechModel | None
     motion: Motion | None = None
     """The clip's own motion as tracked; None in files of early versions."""
+    encoded: SpeechModel | None = None
+    """A speech model that also hears the encoder named in ``metadata.encoded``."""
 
     @staticmethod
     def load(path: str | Path) -> Avatar:
@@ -57,19 +77,18 @@ class Avatar:
             person = PersonStatistics.from_tensors(under("person.", extra))
             if person.blink_shape.ndim != 1 or len(person.blink_shape) == 0:
                 raise ValueError("a blink without a shape")
-            speech = None
+            speech = encoded = None
             if metadata.speech is not None:
-                speech = SpeechModel.from_config(metadata.speech)
-                speech.load_state_dict(under("speech.", extra))
-                speech.eval().requires_grad_(False)
-                speech(torch.zeros(1, 1, speech.config.n_mels))  # settings that do not fit together fail here
+                speech = _speech_model(metadata.speech, under("speech.", extra))
+            if metadata.encoded is not None:
+                encoded = _speech_model(metadata.encoded["settings"], under("encoded.", extra))
             motion = motion_from_tensors(under("motion.", extra))
         except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError):  # the last: a network of no width
             raise UserError(
                 f"{path} is damaged or was made by an older version: its motion statistics or "
                 f"speech model cannot be read; fit the clip again."
             ) from None
-        return Avatar(model, metadata, person, speech, motion)
+        return Avatar(model, metadata, person, speech, motion, encoded)
 
     def save(self, path: str | Path) -> None:
         """Writes the file, whole or not at all.
@@ -80,25 +99,50 @@ class Avatar:
         extra = {f"person.{k}": v for k, v in self.person.to_tensors().items()}
         if self.speech is not None:
             extra |= {f"speech.{k}": v for k, v in self.speech.state_dict().items()}
+        if self.encoded is not None:
+            extra |= {f"encoded.{k}": v for k, v in self.encoded.state_dict().items()}
         if self.motion is not None:
             extra |= {f"motion.{k}": v for k, v in motion_to_tensors(self.motion).items()}
         save_avatar(Path(path), self.model, self.metadata, extra)
 
-    def stream(self, fps: float | None = None, controls: SpeechControls | None = None) -> SpeechStream:
+    def stream(
+        self,
+        fps: float | None = None,
+        controls: SpeechControls | None = None,
+        encoder: str | Path | SpeechEncoder | None = None,
+    ) -> SpeechStream:
         """Speech to motion while it arrives: ``stream.push(samples)`` gives the frames that are complete.
 
         Args:
             fps: frames per second; None is the clip's own.
             controls: amplitude, emotion, head, eyes and seed.
+            encoder: the speech encoder that the avatar was fitted with, or its folder (see `speech.encoder`); None does
+                without.
         Raises:
-            UserError: the avatar has no speech model, or `fps` is out of range.
+            UserError: the avatar has no speech model, `fps` is out of range, or the encoder is another one than the
+                avatar's or cannot be read.
         """
         if self.speech is None:
             raise UserError(
                 "This avatar was made from a clip without sound and cannot be driven by speech; drive it with --track "
                 "or --video, or fit a clip with sound."
             )
-        return SpeechStream(self.speech, self.person, self.metadata.fps if fps is None else fps, controls)
+        fps = self.metadata.fps if fps is None else fps
+        if encoder is None:
+            return SpeechStream(self.speech, self.person, fps, controls)
+        if self.encoded is None or self.metadata.encoded is None:
+            raise UserError(
+                "This avatar was fitted without a speech encoder; leave it out, or fit the clip with --speech-encoder."
+            )
+        encoder = (
+            encoder if isinstance(encoder, SpeechEncoder) else load_encoder(Path(encoder), self.model.backdrop.device)
+        )
+        if encoder.sha256 != self.metadata.encoded["sha256"]:
+            raise UserError(
+                f"The speech encoder {encoder.name} is not {self.metadata.encoded['name']}, with which this avatar was"
+                f" fitted; give that one, or none."
+            )
+        return SpeechStream(self.encoded, self.person, fps, controls, encoder)
 
     @property
     def camera(self) -> Camera:

@@ -29,6 +29,7 @@ beyond.mesh              478 3         float32   landmarks of the mean expressio
 beyond.field             52 478 3      float16   per unit of each coefficient, cm, see beyond; early files lack both
 backdrop                 H W 3         uint8     what is behind the person
 person.*, speech.*                               statistics of the person's motion; audio-to-expression model
+encoded.*                                        another one, which also hears a speech encoder of the user's own
 motion.times             T             float64   s; the clip's own motion (files of early versions lack motion.*)
 motion.coefficients      T 52          uint8     0..255 for 0..1
 motion.head, .torso      T 6           float32   camera_from_*: rotation vector (rad), translation (cm)
@@ -98,6 +99,8 @@ class Metadata:
     """Held-out scores by row, as in report.json."""
     speech: dict[str, Any] | None = None
     """Configuration of the speech model; None when the clip had no sound."""
+    encoded: dict[str, Any] | None = None
+    """``settings`` of the speech model that also hears a speech encoder; ``name`` and ``sha256`` of that encoder."""
     reference_pose: dict[str, list[list[float]]] = field(default_factory=dict)
     """camera_from_head and camera_from_torso (3x4) of the clip's reference frame: where the avatar rests."""
     hidden: int = 32
@@ -120,8 +123,8 @@ def save_avatar(path: Path, model: AvatarModel, metadata: Metadata, extra: dict[
 
     Args:
         model: one with linear bases (a `hashgrid` is baked first, see `model.bake`).
-        extra: tensors of the speech model, the person's statistics and the clip's motion, under ``speech.``,
-            ``person.`` and ``motion.``.
+        extra: tensors of the speech models, the person's statistics and the clip's motion, under ``speech.``,
+            ``encoded.``, ``person.`` and ``motion.``.
     Raises:
         UserError: the place cannot be written.
         ValueError: a `hashgrid` that is not baked.
@@ -194,7 +197,8 @@ def load_avatar_file(path: Path) -> tuple[AvatarModel, Metadata, dict[str, Tenso
         model = _model(metadata, tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); fit the clip again or restore a copy.") from None
-    extra = {key: value for key, value in tensors.items() if key.startswith(("speech.", "person.", "motion."))}
+    others = ("speech.", "encoded.", "person.", "motion.")
+    extra = {key: value for key, value in tensors.items() if key.startswith(others)}
     return model, metadata, extra
 
 
@@ -237,8 +241,11 @@ def _metadata(header: dict[str, Any]) -> Metadata:
     metadata = Metadata(camera=camera, provenance=provenance, **values)
     if not (math.isfinite(metadata.fps) and 0 < metadata.fps < 1000 and 0 < metadata.hidden <= 4096):
         raise ValueError("impossible frame rate or driver width")
-    if any(not abs(value) <= SPEECH_FAR for value in (metadata.speech or {}).values()):
-        raise ValueError("impossible settings of the speech model")
+    for settings in (metadata.speech, metadata.encoded and metadata.encoded["settings"]):
+        if any(not abs(value) <= SPEECH_FAR for value in (settings or {}).values()):
+            raise ValueError("impossible settings of the speech model")
+    if metadata.encoded is not None and not all(isinstance(metadata.encoded[k], str) for k in ("name", "sha256")):
+        raise ValueError("no name of the speech encoder")
     for name in ("camera_from_head", "camera_from_torso"):
         if tuple(torch.tensor(metadata.reference_pose[name]).shape) != (3, 4):
             raise ValueError(f"reference pose {name} is not 3x4")

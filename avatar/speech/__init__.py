@@ -7,6 +7,7 @@ from pathlib import Path
 from avatar.conventions import SAMPLE_RATE
 from avatar.progress import SILENT, Reporter
 from avatar.speech.controls import EMOTIONS, SpeechControls, Style, parse_emotion, style_of
+from avatar.speech.encoder import SpeechEncoder, encoded_sound, load_encoder
 from avatar.speech.features import MINIMUM_SECONDS, log_mel
 from avatar.speech.files import load_speech, save_speech
 from avatar.speech.model import SpeechModel, SpeechModelConfig
@@ -21,13 +22,16 @@ __all__ = [
     "EMOTIONS",
     "PersonStatistics",
     "SpeechControls",
+    "SpeechEncoder",
     "SpeechFeatures",
     "SpeechModel",
     "SpeechModelConfig",
     "SpeechStream",
     "SpeechTrainConfig",
     "Style",
+    "encoded_sound",
     "following_torso",
+    "load_encoder",
     "load_speech",
     "parse_emotion",
     "person_statistics",

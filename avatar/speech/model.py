@@ -62,6 +62,8 @@ class SpeechModelConfig:
     """Directions in which windows are compared; 0 compares all their numbers."""
     memory_sharpness: float = 0.65
     """How fast likeness fades: exp(-sharpness d^2), d in root mean squares of the clip's own windows."""
+    encoder_width: int = 0
+    """Numbers per token of the speech encoder (`speech.encoder`) that the memory also hears; 0 hears none."""
     context_tokens: int = 24
     """Tokens an attention layer reaches back to, itself included: 0.48 s."""
     look_ahead_tokens: int = 6
@@ -156,7 +158,7 @@ class Memory(nn.Module):
 
     def __init__(self, c: SpeechModelConfig) -> None:
         super().__init__()
-        inputs = c.memory_tokens * c.memory_bands
+        inputs = c.memory_tokens * c.memory_bands + c.encoder_width
         rank = c.memory_rank or inputs
         self.sharpness = c.memory_sharpness
         self.register_buffer("mean", torch.zeros(inputs))
@@ -166,7 +168,7 @@ class Memory(nn.Module):
         self.register_buffer("bias", torch.zeros(c.outputs + 1))
 
     def forward(self, windows: Float[Tensor, "*B n F"]) -> Float[Tensor, "*B n D1"]:
-        """Standardised outputs for windows of `coarse_windows`, and the closing."""
+        """Standardised outputs for windows of `coarse_windows` (and what an encoder says), and the closing."""
         return self.bias + likeness((windows - self.mean) @ self.directions, self.centres, self.sharpness) @ self.weight
 
 
@@ -275,18 +277,19 @@ class SpeechModel(nn.Module):
         return (log_mel - self.config.mel_mean) / self.config.mel_std
 
     def member_step(
-        self, log_mel: Float[Tensor, "*EB T M"], state: StreamState
+        self, log_mel: Float[Tensor, "*EB T M"], state: StreamState, encoded: Float[Tensor, "B n W"] | None = None
     ) -> tuple[Float[Tensor, "E B n Z"], StreamState]:
         """Standardised outputs (z-scores) of every member for T = 2 n new columns; with a memory, its closing last.
 
         Args:
             log_mel: (B, T, M), or (E, B, T, M) to give each member its own sound (training).
+            encoded: as in `step`.
         """
         c = self.config
         n = log_mel.shape[-2] // COLUMNS_PER_TOKEN
         history = self._history(log_mel, state)
         tail = history[..., history.shape[-2] - state.columns.shape[-2] :, :]
-        said = self.memory(coarse_windows(history, n, c)) if c.memory_size else None
+        said = self.memory(joined_windows(coarse_windows(history, n, c), encoded)) if c.memory_size else None
         if history.dim() == 3:
             history = history.expand(c.members, *history.shape)
         stem = windows(history, n, c.stem_tokens * COLUMNS_PER_TOKEN, COLUMNS_PER_TOKEN)
@@ -334,9 +337,14 @@ class SpeechModel(nn.Module):
         share = ((sure - self.closing_from) / (self.closing_to - self.closing_from)).clamp(0, 1)
         return mouth + share * self.closing * F.relu(self.closing * (self.closed - mouth))
 
-    def step(self, log_mel: Float[Tensor, "B T M"], state: StreamState) -> tuple[Float[Tensor, "B n D"], StreamState]:
+    def step(
+        self, log_mel: Float[Tensor, "B T M"], state: StreamState, encoded: Float[Tensor, "B n W"] | None = None
+    ) -> tuple[Float[Tensor, "B n D"], StreamState]:
         """The next T = 2 n columns of a stream.
 
+        Args:
+            encoded: what a speech encoder says of the n tokens that are told (not of those that are heard), for a model
+                with `encoder_width`.
         Returns:
             Coefficients of n tokens, `look_ahead_tokens` before the columns' own, and the new state. The first
             `look_ahead_tokens` outputs of a stream lie before its beginning: drop them.
@@ -345,23 +353,35 @@ class SpeechModel(nn.Module):
             raise ValueError(
                 f"a step takes a positive multiple of {COLUMNS_PER_TOKEN} columns, not {log_mel.shape[-2]}"
             )
-        z, after = self.member_step(log_mel, state)
+        if self.config.encoder_width and encoded is None:
+            raise ValueError("this model also hears a speech encoder")
+        z, after = self.member_step(log_mel, state, encoded)
         z = z.mean(0)
         mouth = self.coefficients(z[..., : self.config.outputs])
         if self.config.memory_size:
             mouth = self._shut(mouth, z[..., -1:])
         return self.rest + self._openness(log_mel, state) * (mouth - self.rest), after
 
-    def forward(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B n D"]:
+    def forward(
+        self, log_mel: Float[Tensor, "B T M"], encoded: Float[Tensor, "B n W"] | None = None
+    ) -> Float[Tensor, "B n D"]:
         """Coefficients of n = ceil(T / 2) tokens; token k is at the mean time of columns 2 k and 2 k + 1.
 
         Sound after the end counts as silence, as when a stream is ended.
+
+        Args:
+            encoded: what a speech encoder says of each token, for a model with `encoder_width`.
         """
         ahead = self.config.look_ahead_tokens
         padded, state, out = pad_with_silence(log_mel, ahead), self.initial_state(len(log_mel)), []
         # In blocks, so that attention scores stay small for any length; the numbers do not depend on the blocks.
-        for block in padded.split(_BLOCK_TOKENS * COLUMNS_PER_TOKEN, dim=-2):
-            mouth, state = self.step(block, state)
+        count = padded.shape[-2] // COLUMNS_PER_TOKEN
+        # nothing is told before the beginning
+        told = None if encoded is None else F.pad(encoded, (0, 0, ahead, 0))[:, :count]
+        for start in range(0, count, _BLOCK_TOKENS):
+            tokens = slice(start, start + _BLOCK_TOKENS)
+            block = padded[:, COLUMNS_PER_TOKEN * tokens.start : COLUMNS_PER_TOKEN * tokens.stop]
+            mouth, state = self.step(block, state, None if told is None else told[:, tokens])
             out.append(mouth)
         return torch.cat(out, dim=1)[:, ahead:]
 
@@ -400,6 +420,11 @@ def coarse_windows(history: Float[Tensor, "*B T M"], n: int, c: SpeechModelConfi
     """Input of the memory: bands and columns averaged, `memory_tokens` at once; F runs over bands, then tokens."""
     coarse = history.unflatten(-1, (c.memory_bands, -1)).unflatten(-3, (-1, COLUMNS_PER_TOKEN)).mean((-1, -3))
     return windows(coarse, n, c.memory_tokens, 1)
+
+
+def joined_windows(heard: Float[Tensor, "*B n F"], encoded: Float[Tensor, "*B n W"] | None) -> Float[Tensor, "*B n FW"]:
+    """What the memory hears of each token: the window of `coarse_windows`, then what an encoder says."""
+    return heard if encoded is None else torch.cat([heard, encoded], dim=-1)
 
 
 def token_times(column_times: Float[np.ndarray, " T"]) -> Float[np.ndarray, " n"]:

@@ -29,15 +29,23 @@ def correlation(a: Float[Tensor, "n D"], b: Float[Tensor, "n D"]) -> Float[Tenso
 @torch.no_grad()
 def predict_at(model: SpeechModel, features: SpeechFeatures, times: Float[np.ndarray, " N"]) -> np.ndarray:
     """Mouth coefficients (N, D) at `times` (seconds, on the features' clock)."""
-    return interpolated(times, token_times(features.times), whole_mouth(model, features.log_mel))
+    said = whole_mouth(model, features.log_mel, features.encoded)
+    return interpolated(times, token_times(features.times), said)
 
 
 @torch.no_grad()
-def whole_mouth(model: SpeechModel, log_mel: Float32[np.ndarray, "T M"]) -> Float32[np.ndarray, "n D"]:
-    """What a stream makes of a whole sound, token by token (times: `token_times`)."""
+def whole_mouth(
+    model: SpeechModel, log_mel: Float32[np.ndarray, "T M"], encoded: Float32[np.ndarray, "n W"] | None = None
+) -> Float32[np.ndarray, "n D"]:
+    """What a stream makes of a whole sound, token by token (times: `token_times`).
+
+    Args:
+        encoded: what a speech encoder says of each token; models that hear none leave it alone.
+    """
     columns, share = heard(model, log_mel)
     rest = model.rest.cpu().numpy()
-    return rest + share * (model(torch.from_numpy(columns)[None])[0].numpy() - rest)
+    more = None if encoded is None or not model.config.encoder_width else torch.from_numpy(encoded)[None]
+    return rest + share * (model(torch.from_numpy(columns)[None], more)[0].numpy() - rest)
 
 
 def interpolated(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
+from torch import Tensor
 
 from avatar.conventions import BLENDSHAPE_INDEX, MOUTH_INDICES, SAMPLE_RATE
 from avatar.errors import UserError
 from avatar.speech.controls import Emotion, SpeechControls, StyleTransfer
+from avatar.speech.encoder import EncoderStream, SpeechEncoder
 from avatar.speech.features import LogMelStream, finite
 from avatar.speech.hearing import Heard, Hearing, TokenCutter
 from avatar.speech.manner import Blinks, Manner, cubic
@@ -47,9 +50,18 @@ class SpeechStream:
     """
 
     def __init__(
-        self, model: SpeechModel, person: PersonStatistics, fps: float = 25.0, controls: SpeechControls | None = None
+        self,
+        model: SpeechModel,
+        person: PersonStatistics,
+        fps: float = 25.0,
+        controls: SpeechControls | None = None,
+        encoder: SpeechEncoder | None = None,
     ) -> None:
-        """Raises UserError for a frame rate out of range."""
+        """`encoder`: the one that a model with `encoder_width` learned from.
+
+        Raises:
+            UserError: a frame rate out of range.
+        """
         if not isinstance(fps, Real) or not 0 < fps <= LARGEST_FPS:
             raise UserError(f"{fps!r} frames per second is out of range; choose more than 0, at most {LARGEST_FPS:g}.")
         self.fps, self.listening = fps, False
@@ -58,6 +70,8 @@ class SpeechStream:
         self._mel, self._state = LogMelStream(model.config.n_mels), model.initial_state()
         self._hearing = Hearing(model)
         self._tokens = TokenCutter(model.config.n_mels)
+        self._encoder = None if encoder is None else EncoderStream(encoder)
+        self._encoded = _Recent()  # per token: what the encoder says of it
         self._heard: list[Heard] = []  # not given to the network yet
         self._manner, self._blinks = (
             Manner(person, controls.seed, controls.gaze, controls.pose == "generated"),
@@ -101,6 +115,8 @@ class SpeechStream:
         for start in range(0, len(samples), step):
             block = samples[start : start + step]
             self._samples += len(block)
+            if self._encoder is not None:
+                self._encoded.extend(self._encoder.push(block))
             self._hear(self._mel.push(block))
             frames += self._complete()
         return self._motion(frames)
@@ -109,6 +125,8 @@ class SpeechStream:
         """The frames that are left when the sound ends here: silence follows. Nothing can be pushed afterwards."""
         if self._finished:
             return self._motion([])
+        if self._encoder is not None:
+            self._encoded.extend(self._encoder.finish())
         ahead = self._model.config.look_ahead_tokens + 1
         missing = -len(self._tokens.left) % COLUMNS_PER_TOKEN + ahead * COLUMNS_PER_TOKEN
         self._hear(np.full((missing, self._model.config.n_mels), SILENCE, np.float32), last=True)
@@ -150,7 +168,7 @@ class SpeechStream:
         now, self._heard = self._heard, []
         with torch.inference_mode():
             columns = torch.from_numpy(np.concatenate([h.columns for h in now]))
-            mouth, self._state = self._model.step(columns[None], self._state)
+            mouth, self._state = self._model.step(columns[None], self._state, self._encoded_of(len(now)))
         rest = self._model.rest.cpu().numpy()
         mouth = rest + np.array([[h.share] for h in now], np.float32) * (mouth[0].numpy() - rest)
         said = mouth_with_gain(mouth, self._model, self._person, self.controls.gain)
@@ -159,6 +177,16 @@ class SpeechStream:
         self._dropped += early
         for row in said[early:]:
             self._mouth.append(row)
+
+    def _encoded_of(self, count: int) -> Float[Tensor, "1 n W"] | None:
+        """What the encoder says of the next `count` tokens that are told; nothing of those before the beginning."""
+        if self._encoder is None:
+            return None
+        first = len(self._mouth) - (self._model.config.look_ahead_tokens - self._dropped)
+        none = np.zeros(self._model.config.encoder_width, np.float32)
+        rows = [self._encoded[k] if k >= 0 else none for k in range(first, first + count)]
+        self._encoded.forget(first + count)
+        return torch.from_numpy(np.stack(rows))[None]
 
     # --- moving ---
 
@@ -247,6 +275,9 @@ class _Recent:
 
     def append(self, item: Any) -> None:
         self._items.append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        self._items.extend(items)
 
     def forget(self, before: int) -> None:
         """Drops what lies before an index."""

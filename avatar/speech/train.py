@@ -27,6 +27,7 @@ from avatar.speech.model import (
     SpeechModel,
     SpeechModelConfig,
     coarse_windows,
+    joined_windows,
     likeness,
     pad_with_silence,
     token_times,
@@ -83,6 +84,8 @@ class SpeechTrainConfig:
     """Most moments of the clip that the memory holds."""
     ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Smoothness of the memory that is tried: noise of a moment's mouth, relative to its likeness to itself."""
+    encoder_shares: tuple[float, ...] = (0.3, 0.6, 0.9)
+    """Shares of a moment's difference from another that are tried for what a speech encoder says of them."""
     memory_share: float = 0.7
     """Of what is said; the transformer says the rest. Fixed, because minutes of speech cannot tell it surely."""
     tolerance: float = 0.02
@@ -98,6 +101,8 @@ class _Lesson:
     """What is learned from, up to the held-out part."""
 
     log_mel: Float[Tensor, "T M"]
+    encoded: Float[Tensor, "n W"] | None
+    """What a speech encoder says of each token."""
     targets: SpeechTargets
     weights: Float[Tensor, "E n"]
     """0 where a member may not learn."""
@@ -133,6 +138,8 @@ def train_speech(
         UserError: less than MINIMUM_SECONDS of speech with a face.
     """
     config = config or SpeechTrainConfig()
+    width = 0 if features.encoded is None else features.encoded.shape[1]
+    config = replace(config, model=replace(config.model, encoder_width=width))
     lesson = _lesson(features, track, config, held_out_start)
     with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
         torch.manual_seed(seed)
@@ -171,7 +178,8 @@ def _lesson(features: SpeechFeatures, track: Track, config: SpeechTrainConfig, h
         raise UserError(f"The clip has less than {MINIMUM_SECONDS} s of sound with a face to learn speech from.")
     weights, left_out = _folds(known, config)
     weights = weights * torch.from_numpy(np.where(targets.closing, config.closing_weight, 1.0)).float()
-    return _Lesson(torch.from_numpy(features.log_mel[:count]), targets, weights, left_out)
+    encoded = None if features.encoded is None else torch.from_numpy(features.encoded[: count // COLUMNS_PER_TOKEN])
+    return _Lesson(torch.from_numpy(features.log_mel[:count]), encoded, targets, weights, left_out)
 
 
 def _until(track: Track, end: float) -> Track:
@@ -204,32 +212,44 @@ class _Remembered:
     closing: Float[Tensor, "E n"]
     """How surely the lips shut, of the same kind."""
     ridge: float
+    score: float
+    """On the left-out parts."""
 
 
-def _windows(log_mel: Tensor, config: SpeechModelConfig) -> Float[Tensor, "n F"]:
+def _windows(lesson: _Lesson, config: SpeechModelConfig) -> Float[Tensor, "n F"]:
     """What the memory hears when it speaks of each token."""
     probe = SpeechModel(replace(config, members=1, width=config.heads))
-    padded = probe.standardise(pad_with_silence(log_mel, config.look_ahead_tokens))
+    padded = probe.standardise(pad_with_silence(lesson.log_mel, config.look_ahead_tokens))
     history = torch.cat([probe.initial_state().columns[0], padded])
-    n = len(log_mel) // COLUMNS_PER_TOKEN
-    return coarse_windows(history, n + config.look_ahead_tokens, config)[config.look_ahead_tokens :]
+    n = len(lesson.log_mel) // COLUMNS_PER_TOKEN
+    heard = coarse_windows(history, n + config.look_ahead_tokens, config)[config.look_ahead_tokens :]
+    return joined_windows(heard, lesson.encoded)
 
 
 def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
+    """The memory that does best on the left-out parts, of one for each share of a speech encoder."""
+    x = _windows(lesson, config.model)
+    shares = (0.0,) if lesson.encoded is None else config.encoder_shares
+    return max((_memory_of(x, share, lesson, config) for share in shares), key=lambda m: m.score)
+
+
+def _memory_of(
+    x: Float[Tensor, "n F"], encoder_share: float, lesson: _Lesson, config: SpeechTrainConfig
+) -> _Remembered:
     """Kernel ridge regression on a subset of the moments (Smola and Schoelkopf 2000), as smooth as does best on the
     left-out parts."""
     known = (lesson.weights.sum(0) > 0).nonzero()[:, 0]
     chosen = known[torch.linspace(0, len(known) - 1, min(config.memory_size, len(known))).long()]
     c = replace(config.model, memory_size=len(chosen))
-    x = _windows(lesson.log_mel, c)
-    mean, directions = _directions(x[known], config)
+    mean, directions = _directions(x[known], encoder_share, config)
     x = (x - mean) @ directions
     k = likeness(x, x[chosen], c.memory_sharpness).double()
     shut = torch.from_numpy(lesson.targets.closing)
     centre, y = k[chosen], torch.cat([lesson.targets.z, shut[:, None]], dim=1).double()
     fits = [_solve(k, centre, y, w.double(), config.ridges) for w in lesson.weights]  # each without its part
     said = [torch.stack([(k @ a + b).float() for a, b in (f[i] for f in fits)]) for i in range(len(config.ridges))]
-    best = max(range(len(config.ridges)), key=lambda i: _validation(said[i][..., :-1], lesson)[0])
+    scores = [_validation(z[..., :-1], lesson)[0] for z in said]
+    best = max(range(len(config.ridges)), key=lambda i: scores[i])
     everything = lesson.weights.amax(0).double()
     weight, bias = _solve(k, centre, y, everything, config.ridges[best : best + 1])[0]
     kept = [*range(c.outputs), -1]
@@ -237,21 +257,34 @@ def _fit_memory(lesson: _Lesson, config: SpeechTrainConfig) -> _Remembered:
         "memory.mean": mean, "memory.directions": directions, "memory.centres": x[chosen],
         "memory.weight": weight[:, kept].float(), "memory.bias": bias[kept].float(),
     }  # fmt: skip
-    return _Remembered(c, tensors, said[best][..., :-1], said[best][..., -1], config.ridges[best])
+    return _Remembered(c, tensors, said[best][..., :-1], said[best][..., -1], config.ridges[best], scores[best])
 
 
-def _directions(x: Float[Tensor, "n F"], config: SpeechTrainConfig) -> tuple[Float[Tensor, " F"], Float[Tensor, "F R"]]:
+def _directions(
+    x: Float[Tensor, "n F"], encoder_share: float, config: SpeechTrainConfig
+) -> tuple[Float[Tensor, " F"], Float[Tensor, "F R"]]:
     """Mean of the windows, and the principal directions of what is listened to, scaled to a mean square of 1."""
     mean, listening = x.mean(0), _listening(config)
+    if config.model.encoder_width:
+        parts = [listening, torch.eye(config.model.encoder_width)]
+        far = [_size(y @ part) for y, part in zip((x - mean).split([len(p) for p in parts], dim=1), parts, strict=True)]
+        shares = (1 - encoder_share, encoder_share)
+        listening = torch.block_diag(*(s**0.5 / f * p for s, f, p in zip(shares, far, parts, strict=True)))
     heard = ((x - mean) @ listening).double()
     inputs = x.shape[1]
     _, kept = torch.linalg.eigh(heard.T @ heard)
     kept = kept.flip(1)[:, : config.model.memory_rank or inputs].float()
-    return mean, listening @ kept / heard.square().sum(1).mean().sqrt().clamp(min=1e-6).float()
+    return mean, listening @ kept / _size(heard).float()
+
+
+def _size(x: Float[Tensor, "n F"]) -> Float[Tensor, ""]:
+    """Root mean square length of the rows."""
+    return x.square().sum(1).mean().sqrt().clamp(min=1e-6)
 
 
 def _listening(config: SpeechTrainConfig) -> Float[Tensor, "F F"]:
-    """What of a window is compared, as a map of its numbers: tokens by their weight, less of their loudness."""
+    """What of a window of log-mel is compared, as a map of its numbers: tokens by their weight, less of their
+    loudness."""
     c, (centre, spread) = config.model, config.focus_seconds
     seconds = (torch.arange(c.memory_tokens) - (c.memory_tokens - 1) + c.look_ahead_tokens) / TOKEN_RATE
     bell = torch.exp(-0.5 * ((seconds - centre) / spread) ** 2)
@@ -371,7 +404,7 @@ def _loss(model: SpeechModel, lesson: _Lesson, augment: Augmenter, config: Speec
 
 @torch.no_grad()
 def _say(model: SpeechModel, log_mel: Tensor) -> Float[Tensor, "E n D"]:
-    """Standardised outputs of every member for the unvaried clip."""
+    """Standardised outputs of every member, without the memory, for the unvaried clip."""
     ahead = model.config.look_ahead_tokens
     state, out = model.initial_state(), []
     for block in pad_with_silence(log_mel[None], ahead).split(512, dim=1):

@@ -83,7 +83,7 @@ def test_the_memory_hears_what_is_said_more_than_how_loud() -> None:
     shape = SpeechModelConfig(memory_bands=8, memory_tokens=10, memory_rank=0)
     config = SpeechTrainConfig(model=shape)
     windows = torch.randn(200, 80, generator=torch.Generator().manual_seed(0))
-    _, directions = _directions(windows, config)
+    _, directions = _directions(windows, 0.0, config)
     louder = torch.full((8, 10), 0.1)
     brighter = 0.1 * torch.linspace(-1, 1, 8).sign()[:, None].expand(8, 10)
     far = [float((change.flatten() @ directions).norm()) for change in (louder, brighter)]
