@@ -49,6 +49,10 @@ from avatar.track.detect import check_landmarker
 from avatar.train import Trainer, checkpoint_path, load_checkpoint, read_metrics
 from avatar.types import Capture, Provenance, Track
 
+REPORTED_FRAMES = 240
+"""A fit scores at most so many of its held-out frames: all of them, where a clip has minutes, would take longer than
+the training. `avatar eval` scores all."""
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -128,7 +132,7 @@ def fit(
                     avatar = with_encoded_speech(avatar, frames, encoder, config, reporter)
             avatar.save(run.avatar)
             with _timed(run, "scores"):
-                found = evaluate(avatar, frames, reporter)
+                found = evaluate(avatar, frames, reporter, most=REPORTED_FRAMES)
             avatar.metadata = dataclasses.replace(avatar.metadata, scores=headline_scores(found))
             avatar.save(run.avatar)
             with _timed(run, "preview"):

@@ -36,7 +36,7 @@ def fitted(person, tmp_path, monkeypatch) -> Fit:
 
 
 def cut_off(monkeypatch, stage: str, how: type[BaseException]) -> None:
-    def ends(*_: object) -> None:
+    def ends(*_: object, **__: object) -> None:
         raise how
 
     monkeypatch.setattr(pipeline, stage, ends)

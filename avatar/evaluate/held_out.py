@@ -29,6 +29,8 @@ from avatar.train.refine import refine_motion
 from avatar.types import Motion
 
 MOUTH_CROPS = 8
+STRETCH = 60
+"""Neighbouring frames that are scored together where not all are: jitter and refinement need neighbours."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,14 @@ class HeldOut:
     times: np.ndarray
 
 
-def evaluated_indices(frames: FrameSet) -> np.ndarray:
-    """The held-out frames, or all frames with a face if the tracker found none among the held-out ones."""
-    held_out = frames.held_out_indices
-    return held_out if len(held_out) else frames.train_indices
+def evaluated_indices(frames: FrameSet, most: int | None = None) -> np.ndarray:
+    """The held-out frames, or all frames with a face if the tracker found none among the held-out ones; of more than
+    `most`, that many at most, in stretches of STRETCH that are spread evenly."""
+    held_out = frames.held_out_indices if len(frames.held_out_indices) else frames.train_indices
+    if most is None or len(held_out) <= most:
+        return held_out
+    starts = np.linspace(0, len(held_out) - STRETCH, max(1, most // STRETCH)).round().astype(int)
+    return held_out[(starts[:, None] + np.arange(STRETCH)).ravel()]
 
 
 def tracked_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion:
@@ -85,22 +91,30 @@ def render_as_clip(
         yield frames.exposure.applied(image, int(index))
 
 
-def evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter = SILENT, save_frames: Path | None = None) -> HeldOut:
+def evaluate(
+    avatar: Avatar,
+    frames: FrameSet,
+    reporter: Reporter = SILENT,
+    save_frames: Path | None = None,
+    most: int | None = None,
+) -> HeldOut:
     """Scores the rows *tracked*, *driven*, *refined* and *speech* over the held-out frames.
 
     Args:
+        most: of frames, see `evaluated_indices`; None scores all.
         save_frames: folder for the tracked row's pictures, ``render/%06d.png`` and ``truth/%06d.png`` by frame number.
     Raises:
         UserError: `save_frames` cannot be written.
     """
     if save_frames is None:
-        return _evaluate(avatar, frames, reporter, None)
+        return _evaluate(avatar, frames, evaluated_indices(frames, most), reporter, None)
     with replacing_folder(save_frames) as partial:
-        return _evaluate(avatar, frames, reporter, partial)
+        return _evaluate(avatar, frames, evaluated_indices(frames, most), reporter, partial)
 
 
-def _evaluate(avatar: Avatar, frames: FrameSet, reporter: Reporter, save_frames: Path | None) -> HeldOut:
-    indices = evaluated_indices(frames)
+def _evaluate(
+    avatar: Avatar, frames: FrameSet, indices: np.ndarray, reporter: Reporter, save_frames: Path | None
+) -> HeldOut:
     spoken = speech_motion(avatar, frames, indices)
     tracked = tracked_motion(avatar, frames, indices)
     rows = {"tracked": _scored(avatar, frames, indices, tracked, "scoring held-out frames", reporter, save_frames)}

@@ -8,12 +8,14 @@ pixels of all frames first, because a region (an open mouth) may be a few pixels
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from avatar.conventions import MOUTH_BLENDSHAPES, REGION_HEAD, REGION_MOUTH, REGIONS
+from avatar.cores import usable_threads
 from avatar.evaluate.jitter import Jitter
 from avatar.evaluate.landmark_distance import LandmarkDistance
 
@@ -83,7 +85,8 @@ def ssim_map(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"
     channels = zip(
         np.moveaxis(image, 2, 0).astype(np.float64), np.moveaxis(truth, 2, 0).astype(np.float64), strict=True
     )
-    return np.mean([_ssim_of_channel(x, y) for x, y in channels], axis=0)
+    with ThreadPoolExecutor(usable_threads()) as pool:
+        return np.mean(list(pool.map(lambda pair: _ssim_of_channel(*pair), channels)), axis=0)
 
 
 def _ssim_of_channel(x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:

@@ -9,7 +9,7 @@ import torch
 
 from avatar.conventions import CODES
 from avatar.dataset import FrameSet
-from avatar.evaluate.held_out import tracked_motion
+from avatar.evaluate.held_out import STRETCH, evaluated_indices, tracked_motion
 from avatar.model import own_motion
 
 
@@ -28,3 +28,15 @@ def test_codes_count_for_the_avatar_s_own_clip_alone(small_avatar, person) -> No
     assert found(capture, dataclasses.replace(theirs, times=track.times + 0.5)) is None
     small_avatar.motion = None
     assert found(capture, theirs) is None
+
+
+def test_of_a_long_part_stretches_are_scored(person) -> None:
+    capture, track = person
+    frames = FrameSet(capture, track, torch.device("cpu"))
+    frames.held_out_indices = np.arange(1000, 1500)
+    chosen = evaluated_indices(frames, 240)
+    assert len(chosen) == len(set(chosen)) == 240 and (np.diff(chosen) > 0).all()
+    assert chosen[0] == 1000 and chosen[-1] == 1499 and (np.diff(chosen) > 1).sum() == 240 // STRETCH - 1
+    for most in (None, 500, 501):
+        np.testing.assert_array_equal(evaluated_indices(frames, most), frames.held_out_indices)
+    assert len(evaluated_indices(frames, 499)) == 480
