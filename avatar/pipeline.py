@@ -228,8 +228,7 @@ def with_encoded_speech(
     audio, features = frames.capture.audio, frames.speech
     if avatar.speech is None or audio is None or features is None:
         return avatar
-    reporter.say(f"Hearing the clip through the speech encoder {encoder.name}.")
-    heard = dataclasses.replace(features, encoded=encoded_sound(encoder, audio))
+    heard = dataclasses.replace(features, encoded=encoded_sound(encoder, audio, reporter))
     settings = SpeechTrainConfig(steps=config.speech.steps)
     model, _ = train_speech(heard, frames.track, settings, reporter, config.train.seed, frames.held_out_seconds)
     note = {"name": encoder.name, "sha256": encoder.sha256, "settings": model.config_dict()}

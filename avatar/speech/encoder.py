@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from safetensors import SafetensorError
 
 from avatar.conventions import SAMPLE_RATE
 from avatar.errors import UserError, one_line
+from avatar.progress import SILENT, Reporter
 from avatar.speech.model import TOKEN_RATE
 
 KINDS = ("hubert", "wav2vec2", "wavlm")
@@ -35,6 +36,8 @@ PAIR = 2
 DEPTH = 0.75
 """Share of its layers that are used; what comes after them is less about sounds (Pasad, Chou and Livescu 2021)."""
 WINDOWS_AT_ONCE = 16
+LEAST_SPREAD = 0.01
+"""Windows are brought to unit spread, as such encoders were trained, but for those as quiet as this (-40 dBFS)."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,26 @@ class SpeechEncoder:
     width: int
     """Numbers per token."""
     network: torch.nn.Module
+    """From windows (B, S) to vectors (B, tokens, W)."""
     device: str = "cpu"
 
     @torch.inference_mode()
     def hear(self, windows: Float32[np.ndarray, "B S"]) -> Float32[np.ndarray, "B 3 W"]:
         """Vectors of the BLOCK_TOKENS tokens of each window of WINDOW_SAMPLES."""
-        out = self.network(torch.from_numpy(windows.copy()).to(self.device)).last_hidden_state
+        out = self.network(torch.from_numpy(windows.copy()).to(self.device))
         return out[:, PAST_TOKENS : PAST_TOKENS + BLOCK_TOKENS].float().cpu().numpy()
+
+
+class _Levelled(torch.nn.Module):
+    """A network of transformers, given sound of unit spread."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: Float[torch.Tensor, "B S"]) -> Float[torch.Tensor, "B n W"]:
+        variance, mean = torch.var_mean(windows, dim=1, keepdim=True, correction=0)
+        return self.network((windows - mean) / (variance + LEAST_SPREAD**2).sqrt()).last_hidden_state
 
 
 def load_encoder(folder: Path, device: torch.device | str = "cpu") -> SpeechEncoder:
@@ -85,8 +101,8 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> SpeechEnco
         logging.enable_progress_bar()
     layers = network.encoder.layers
     network.encoder.layers = layers[: max(1, round(DEPTH * len(layers)))]
-    network.eval().requires_grad_(False).to(device)
-    return SpeechEncoder(folder.name, _digest(files), int(settings.hidden_size), network, str(device))
+    levelled = _Levelled(network).eval().requires_grad_(False).to(device)
+    return SpeechEncoder(folder.name, _digest(files), int(settings.hidden_size), levelled, str(device))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -149,9 +165,13 @@ class EncoderStream:
         return self.push(np.zeros(WINDOW_SAMPLES, np.float32))
 
 
-def encoded_sound(encoder: SpeechEncoder, samples: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "n W"]:
+def encoded_sound(
+    encoder: SpeechEncoder, samples: Float32[np.ndarray, " S"], reporter: Reporter = SILENT
+) -> Float32[np.ndarray, "n W"]:
     """A whole sound as a stream hears it, one row for each of its ceil(S / TOKEN_SAMPLES) tokens."""
     stream, parts = EncoderStream(encoder), []
-    for start in range(0, len(samples), 60 * SAMPLE_RATE):
-        parts.append(stream.push(samples[start : start + 60 * SAMPLE_RATE]))
+    with reporter.bar(f"hearing the clip through {encoder.name}", -(-len(samples) // SAMPLE_RATE)) as bar:
+        for start in range(0, len(samples), SAMPLE_RATE):
+            parts.append(stream.push(samples[start : start + SAMPLE_RATE]))
+            bar.advance()
     return np.concatenate([*parts, stream.finish()])[: -(-len(samples) // TOKEN_SAMPLES)]

@@ -36,7 +36,7 @@ class Loudness(torch.nn.Module):
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         tokens = windows.unflatten(1, (-1, TOKEN_SAMPLES)).square().mean(-1).sqrt()
         last = tokens[:, -1:].expand_as(tokens)
-        return type("Output", (), {"last_hidden_state": torch.stack([tokens, last], dim=-1)})
+        return torch.stack([tokens, last], dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +131,29 @@ def test_without_an_encoder_nothing_changes(lesson: tuple) -> None:
 
 def test_a_hubert_is_heard_piece_by_piece(tiny_hubert: Path) -> None:
     encoder = load_encoder(tiny_hubert)
-    assert (encoder.name, encoder.width, len(encoder.network.encoder.layers)) == ("tiny", 24, 3)
+    assert (encoder.name, encoder.width, len(encoder.network.network.encoder.layers)) == ("tiny", 24, 3)
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * SAMPLE_RATE).astype(np.float32)
     whole, stream = encoded_sound(encoder, samples), EncoderStream(encoder)
     parts = [*(stream.push(piece) for piece in pieces(samples, 3)), stream.finish()]
     assert whole.shape == (100, 24)
     np.testing.assert_allclose(np.concatenate(parts)[:100], whole, atol=1e-4)
     assert np.abs(np.diff(whole, axis=0)).max() > 1e-3
+    np.testing.assert_allclose(encoded_sound(encoder, 0.3 * samples), whole, atol=1e-2)  # a level is no sound
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "WavLM"])
+def test_other_kinds_are_heard(kind: str, tmp_path: Path) -> None:
+    """In the shape of the large models: layers normalised first, and convolutions by layer."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, do_stable_layer_norm=True,
+        feat_extract_norm="layer", conv_bias=True,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, SAMPLE_RATE).astype(np.float32)
+    heard = encoded_sound(load_encoder(tmp_path), samples)
+    assert heard.shape == (50, 24) and np.isfinite(heard).all() and heard.std() > 0.1
 
 
 def test_other_weights_are_told_apart(tiny_hubert: Path, tmp_path: Path) -> None:
