@@ -84,8 +84,9 @@ class SpeechTrainConfig:
     """Most moments of the clip that the memory holds."""
     ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Smoothness of the memory that is tried: noise of a moment's mouth, relative to its likeness to itself."""
-    encoder_shares: tuple[float, ...] = (0.3, 0.6, 0.9)
-    """Shares of a moment's difference from another that are tried for what a speech encoder says of them."""
+    encoder_shares: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9)
+    """Shares of a moment's difference from another that are tried for what a speech encoder says of them; with 0, one
+    that tells nothing does no harm."""
     memory_share: float = 0.7
     """Of what is said; the transformer says the rest. Fixed, because minutes of speech cannot tell it surely."""
     tolerance: float = 0.02
