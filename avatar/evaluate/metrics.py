@@ -25,6 +25,8 @@ MAX_PSNR: Final = 100.0
 SSIM_SIGMA: Final = 1.5
 SSIM_RADIUS: Final = 5
 """11x11 Gaussian window, Wang et al. 2004."""
+SSIM_ROWS: Final = 64
+"""Rows of windows that are worked on at once: so many stay in a core's cache."""
 SSIM_C1: Final = 0.01**2
 SSIM_C2: Final = 0.03**2
 
@@ -82,11 +84,15 @@ def ssim_map(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"
     SSIM_RADIUS)."""
     if min(image.shape[:2]) <= 2 * SSIM_RADIUS:
         raise ValueError(f"ssim needs frames of at least {2 * SSIM_RADIUS + 1} px")
-    channels = zip(
-        np.moveaxis(image, 2, 0).astype(np.float64), np.moveaxis(truth, 2, 0).astype(np.float64), strict=True
-    )
+    ends = range(0, image.shape[0] - 2 * SSIM_RADIUS, SSIM_ROWS)
+    strips = [slice(start, start + SSIM_ROWS + 2 * SSIM_RADIUS) for start in ends]
     with ThreadPoolExecutor(usable_threads()) as pool:
-        return np.mean(list(pool.map(lambda pair: _ssim_of_channel(*pair), channels)), axis=0)
+        return np.concatenate(list(pool.map(lambda rows: _ssim_of_strip(image[rows], truth[rows]), strips)))
+
+
+def _ssim_of_strip(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w"]:
+    x, y = (np.moveaxis(picture, 2, 0).astype(np.float64) for picture in (image, truth))
+    return np.mean([_ssim_of_channel(*pair) for pair in zip(x, y, strict=True)], axis=0)
 
 
 def _ssim_of_channel(x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
