@@ -53,8 +53,9 @@ def evaluated_indices(frames: FrameSet, most: int | None = None) -> np.ndarray:
     held_out = frames.held_out_indices if len(frames.held_out_indices) else frames.train_indices
     if most is None or len(held_out) <= most:
         return held_out
-    starts = np.linspace(0, len(held_out) - STRETCH, max(1, most // STRETCH)).round().astype(int)
-    return held_out[(starts[:, None] + np.arange(STRETCH)).ravel()]
+    length = min(STRETCH, most)
+    starts = np.linspace(0, len(held_out) - length, most // length).round().astype(int)
+    return held_out[(starts[:, None] + np.arange(length)).ravel()]
 
 
 def tracked_motion(avatar: Avatar, frames: FrameSet, indices: np.ndarray) -> Motion:
@@ -106,10 +107,11 @@ def evaluate(
     Raises:
         UserError: `save_frames` cannot be written.
     """
+    indices = evaluated_indices(frames, most)
     if save_frames is None:
-        return _evaluate(avatar, frames, evaluated_indices(frames, most), reporter, None)
+        return _evaluate(avatar, frames, indices, reporter, None)
     with replacing_folder(save_frames) as partial:
-        return _evaluate(avatar, frames, evaluated_indices(frames, most), reporter, partial)
+        return _evaluate(avatar, frames, indices, reporter, partial)
 
 
 def _evaluate(

@@ -8,16 +8,15 @@ pixels of all frames first, because a region (an open mouth) may be a few pixels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from avatar.conventions import MOUTH_BLENDSHAPES, REGION_HEAD, REGION_MOUTH, REGIONS
-from avatar.cores import usable_threads
 from avatar.evaluate.jitter import Jitter
 from avatar.evaluate.landmark_distance import LandmarkDistance
+from avatar.track.parallel import ahead, batches
 
 MAX_PSNR: Final = 100.0
 """dB given to identical pictures, so that a mean stays finite; 8-bit pictures that differ at all stay far below it."""
@@ -84,10 +83,8 @@ def ssim_map(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"
     SSIM_RADIUS)."""
     if min(image.shape[:2]) <= 2 * SSIM_RADIUS:
         raise ValueError(f"ssim needs frames of at least {2 * SSIM_RADIUS + 1} px")
-    ends = range(0, image.shape[0] - 2 * SSIM_RADIUS, SSIM_ROWS)
-    strips = [slice(start, start + SSIM_ROWS + 2 * SSIM_RADIUS) for start in ends]
-    with ThreadPoolExecutor(usable_threads()) as pool:
-        return np.concatenate(list(pool.map(lambda rows: _ssim_of_strip(image[rows], truth[rows]), strips)))
+    strips = [slice(s.start, s.stop + 2 * SSIM_RADIUS) for s in batches(len(image) - 2 * SSIM_RADIUS, SSIM_ROWS)]
+    return np.concatenate(list(ahead(len(strips), lambda k: _ssim_of_strip(image[strips[k]], truth[strips[k]]))))
 
 
 def _ssim_of_strip(image: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "h w"]:
@@ -107,8 +104,8 @@ def _ssim_of_channel(x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -
 def _blur_inside(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
     """Gaussian means of the windows that lie fully inside, by sums of shifted copies.
 
-    Plain NumPy on purpose: a threaded library spends longer waiting for its threads on so little work when the machine
-    is busy.
+    Plain NumPy on purpose: a library with threads of its own spends longer waiting for them on so little work when the
+    machine is busy, and strips are shared out already.
     """
     offsets = np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)
     weights = np.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))

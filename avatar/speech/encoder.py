@@ -21,13 +21,15 @@ import torch
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError
 
+from avatar.capture import clip_sha256 as sha256_of
 from avatar.conventions import SAMPLE_RATE
 from avatar.errors import UserError, one_line
 from avatar.progress import SILENT, Reporter
-from avatar.speech.model import TOKEN_RATE
+from avatar.speech.features import HOP
+from avatar.speech.model import COLUMNS_PER_TOKEN, TOKEN_RATE
 
 KINDS = ("hubert", "wav2vec2", "wavlm")
-TOKEN_SAMPLES = round(SAMPLE_RATE / TOKEN_RATE)
+TOKEN_SAMPLES = COLUMNS_PER_TOKEN * HOP
 """Samples from one of its vectors to the next: as many as a token of log-mel has."""
 PAST_TOKENS, BLOCK_TOKENS, AHEAD_TOKENS = 44, 3, 3
 WINDOW_SAMPLES = (PAST_TOKENS + BLOCK_TOKENS + AHEAD_TOKENS) * TOKEN_SAMPLES
@@ -85,7 +87,7 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> SpeechEnco
         from transformers.utils import logging
     except ImportError:
         raise UserError("A speech encoder needs the package transformers: pip install 'avatar[encoder]'.") from None
-    shown = logging.get_verbosity()
+    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # of what a checkpoint holds besides, such as a recogniser's last layer
     logging.disable_progress_bar()
     try:
@@ -98,7 +100,8 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> SpeechEnco
         raise UserError(f"The speech encoder in {folder} cannot be read: {one_line(error)}.") from error
     finally:
         logging.set_verbosity(shown)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
     layers = network.encoder.layers
     network.encoder.layers = layers[: max(1, round(DEPTH * len(layers)))]
     levelled = _Levelled(network).eval().requires_grad_(False).to(device)
@@ -130,12 +133,7 @@ def _check_kind(folder: Path, settings: Any) -> None:
 
 
 def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
 class EncoderStream:
