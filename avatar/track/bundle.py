@@ -22,8 +22,8 @@ from avatar.track.solve import View, pose_slope, small_turn
 
 STEPS = 8
 """Gauss-Newton steps; the focal length settles last."""
-FOCAL_SIGMA, HELD_FOCAL_SIGMA = 0.35, 0.001
-"""Trust in the landmarks' focal length (its logarithm); the same where it is not to be found anew."""
+FOCAL_SIGMA = 0.35
+"""Trust in the landmarks' focal length (its logarithm)."""
 FOCAL_FACTS = 30.0
 """Points err together (shading, expression, codec): so many count as one measurement against that trust."""
 OUTLIER = 2.5
@@ -84,12 +84,11 @@ class Bundle:
         translation: Float[np.ndarray, "N 3"],
         view: View,
         pose_sigma: Float[np.ndarray, " 6"],
-        focal_sigma: float = FOCAL_SIGMA,
     ) -> None:
         self.points, self.rotation, self.translation, self.view = list(points), rotation, translation, view
         self._start = (list(points), rotation, translation, view)
         self._sightings, self._modes, self._hold = sightings, modes, pose_sigma**-2.0
-        self._focal_hold = FOCAL_FACTS / focal_sigma**2
+        self._focal_hold = FOCAL_FACTS / FOCAL_SIGMA**2
 
     def improve(self) -> None:
         """One Gauss-Newton step on everything, after each point's scatter was measured anew."""

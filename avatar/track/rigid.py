@@ -1,9 +1,9 @@
 """Head poses from the whole head's rigid points: keyframes, their joint solve, then every frame on its own.
 
 `keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; only the sightings are
-kept. Smooth skin and hair without grain give points that wander, most of all with a focal length
-of their own: the head is then hardly steadier than before. Such points are seen through the landmarks' camera and have
-half a say, or the poses stay as they came.
+kept. Smooth skin and hair without grain give points that wander: the head is then hardly steadier than before. Such
+points still say how the head is turned, because ears and hair lie far behind the skin, while the texture leans to the
+mouth; but they and the texture err about as much in where it is, differently, and have half a say each.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
-from avatar.track.bundle import FOCAL_SIGMA, HELD_FOCAL_SIGMA, STEPS, Bundle, Points, Sightings, locate
+from avatar.geometry import rotvec_from_matrix
+from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
 from avatar.track.keyframes import LEAST_POINTS, Keyframe, follow, keyframe, picture, projected, working_scale
 from avatar.track.mesh import landmark_noise
 from avatar.track.parallel import ahead
@@ -43,9 +43,13 @@ SKIN_MOVES_CM, HAIR_MOVES_CM = 0.3, 0.02
 """How far one unit of an expression mode may move skin otherwise than the prior says, and anything off the mesh."""
 SKIN_SCATTER_PX, HAIR_SCATTER_PX = 0.8, 0.25
 """First guess of how far points stray: the steadiest skin, and points off the mesh (working pixels)."""
-STEADIER = 0.85
-"""How much the head shakes at most, of what it shook before, for its points to be trusted with everything. Clips of
-firm points come to 0.4 to 0.78, those whose focal length runs away to 0.93 and more."""
+STEADY = 0.85
+"""How much the head shakes at most, of what it shook before, for its points to say where it is. Clips of firm points
+come to 0.4 to 0.78, lively faces of smooth skin, whose focal length runs away, to 0.93 to 1.15."""
+WANDERING = 1.5
+"""The same for its points to be believed at all."""
+PIVOT_CM = np.array([0.0, -1.0, 4.0])
+"""Where the head is: between the skin, which the texture holds in place, and the ears."""
 
 
 def align_head(
@@ -56,8 +60,8 @@ def align_head(
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Poses, View]:
-    """Poses and camera that the rigid points of the whole head agree on, where that holds the head steadier; else the
-    middle between the poses given and those of the points through the camera given; those given where this shakes more.
+    """Poses and camera that the rigid points of the whole head agree on, half way to where the poses given put the head
+    where that hardly holds it steadier; the poses and the camera given where the points are of no use.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -86,44 +90,34 @@ def align_head(
     known = {int(i): seen[n] for n, i in enumerate(frames)}
 
     def nearest(i: int) -> Seen:
-        if i not in known:
-            known[i] = compared(i, 1)  # some kilobytes, and another try need not read the frame again
-        return known[i]
+        return known.get(i) or compared(i, 1)
 
     modes, basis = _modes(head, poses.expression)
-
-    def aligned(focal_sigma: float, advance: Callable[[], None]) -> tuple[Poses, View]:
-        bundle = Bundle(
-            [_prior_points(key, basis) for key in keys],
-            [_sightings(seen, k, key) for k, key in enumerate(keys)],
-            modes[frames],
-            poses.rotation[frames],
-            poses.translation[frames],
-            view,
-            BUNDLE_POSE_SIGMA,
-            focal_sigma,
-        )
-        for _ in range(STEPS):
-            bundle.improve()
-        start = replace(poses, translation=poses.translation * [1, 1, bundle.view.focal / view.focal])
-        return _located(ahead(count, nearest), keys, bundle, modes, start, advance), bundle.view
-
-    before = _shake(poses.rotation)
-    found, own_view = aligned(FOCAL_SIGMA, advance)
-    if _shake(found.rotation) < STEADIER * before:
-        return found, own_view
-    # A lively face of smooth skin hardly tells the focal length: it runs away and the head wanders with it. Through the
-    # landmarks' camera its points and its texture err about as much, differently: the texture leans to the mouth.
-    held, _ = aligned(HELD_FOCAL_SIGMA, lambda: None)
-    middle = _middle(poses, held)
-    return (middle if _shake(middle.rotation) < before else poses), view
+    bundle = Bundle(
+        [_prior_points(key, basis) for key in keys],
+        [_sightings(seen, k, key) for k, key in enumerate(keys)],
+        modes[frames],
+        poses.rotation[frames],
+        poses.translation[frames],
+        view,
+        BUNDLE_POSE_SIGMA,
+    )
+    for _ in range(STEPS):
+        bundle.improve()
+    longer = np.array([1, 1, bundle.view.focal / view.focal])
+    start = replace(poses, translation=poses.translation * longer)
+    found = _located(ahead(count, nearest), keys, bundle, modes, start, advance)
+    shaking = _shake(found.rotation) / max(_shake(poses.rotation), 1e-9)
+    if shaking > WANDERING:
+        return poses, view
+    if shaking > STEADY:
+        found = _half_way(found, (poses.rotation @ PIVOT_CM + poses.translation) * longer)
+    return found, bundle.view
 
 
-def _middle(one: Poses, other: Poses) -> Poses:
-    """Half way from poses to others of the same frames, seen through the same camera."""
-    turn = rotvec_from_matrix(other.rotation @ np.swapaxes(one.rotation, 1, 2))
-    rotation = matrix_from_rotvec(0.5 * turn) @ one.rotation
-    return replace(one, rotation=rotation, translation=0.5 * (one.translation + other.translation))
+def _half_way(poses: Poses, place: Float[np.ndarray, "N 3"]) -> Poses:
+    """Poses with the head's PIVOT_CM half way to a place in each frame, turned as they are."""
+    return replace(poses, translation=0.5 * (poses.translation + place - poses.rotation @ PIVOT_CM))
 
 
 def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:
