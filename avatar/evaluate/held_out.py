@@ -24,7 +24,7 @@ from avatar.evaluate.svg_plot import Plot
 from avatar.files import replacing, replacing_folder
 from avatar.model import Avatar, own_motion
 from avatar.progress import SILENT, Reporter
-from avatar.speech import predict_mouth
+from avatar.speech import heard_frames, predict_mouth
 from avatar.train.refine import refine_motion
 from avatar.types import Motion
 
@@ -130,7 +130,9 @@ def _evaluate(
     speech, curves = None, ()
     if spoken is not None:
         ours, true = (m.coefficients[:, list(MOUTH_INDICES)] for m in (spoken, tracked))
-        speech = compare_coefficients(ours, true)
+        assert frames.speech is not None
+        heard = heard_frames(frames.speech, tracked.times)
+        speech = compare_coefficients(ours[heard], true[heard]) if heard.any() else None
         curves = speech_plots(tracked.times, ours, true, MOUTH_BLENDSHAPES)
     return HeldOut(
         rows=rows,

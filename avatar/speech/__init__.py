@@ -14,6 +14,7 @@ from avatar.speech.model import SpeechModel, SpeechModelConfig
 from avatar.speech.motion import following_torso, predict_mouth, speech_to_motion
 from avatar.speech.offset import IGNORED_SECONDS, estimate_offset
 from avatar.speech.person import PersonStatistics, person_statistics
+from avatar.speech.scores import heard_frames
 from avatar.speech.stream import SpeechStream
 from avatar.speech.train import SpeechTrainConfig, train_speech
 from avatar.types import Capture, SpeechFeatures, Track
@@ -31,6 +32,7 @@ __all__ = [
     "Style",
     "encoded_sound",
     "following_torso",
+    "heard_frames",
     "load_encoder",
     "load_speech",
     "parse_emotion",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from avatar.conventions import MOUTH_BLENDSHAPES, MOUTH_INDICES
@@ -55,6 +55,11 @@ def interpolated(
     return columns_at(times, token_seconds, values).astype(np.float32)
 
 
+def heard_frames(features: SpeechFeatures, times: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """At which times there is sound to tell a mouth from: it ends before the pictures do where it lies later."""
+    return (times >= features.times[0]) & (times <= features.times[-1])
+
+
 def held_out_scores(
     model: SpeechModel, features: SpeechFeatures, track: Track, held_out_start: float
 ) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def held_out_scores(
     Active coefficients are those that move in the training part (ACTIVE_SPREAD) and in the held-out part (half of it).
     """
     mouth = track.coefficients[:, list(MOUTH_INDICES)].astype(np.float64)
-    with_sound = track.valid & (track.times >= features.times[0]) & (track.times <= features.times[-1])
+    with_sound = track.valid & heard_frames(features, track.times)
     train, test = with_sound & (track.times < held_out_start), with_sound & (track.times >= held_out_start)
     if test.sum() < _MINIMUM_FRAMES or train.sum() < _MINIMUM_FRAMES:
         return {}

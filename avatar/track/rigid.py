@@ -3,7 +3,7 @@
 `keyframes` says where points are seen, `bundle` what that means. Frames are read one at a time; only the sightings are
 kept. Smooth skin and hair without grain give points that wander: the head is then hardly steadier than before. Such
 points still say how the head is turned, because ears and hair lie far behind the skin, while the texture leans to the
-mouth; but they and the texture err about as much in where it is, differently, and have half a say each.
+mouth; but they and the texture err about as much in where it is, differently, and share the say in that.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ WANDERING = 1.5
 """The same for its points to be believed at all."""
 PIVOT_CM = np.array([0.0, -1.0, 4.0])
 """Where the head is: between the skin, which the texture holds in place, and the ears."""
+PLACE_SHARE = 0.4
+"""What such points say of where that is; the rest is the texture's."""
 
 
 def align_head(
@@ -60,8 +62,8 @@ def align_head(
     poses: Poses,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Poses, View]:
-    """Poses and camera that the rigid points of the whole head agree on, half way to where the poses given put the head
-    where that hardly holds it steadier; the poses and the camera given where the points are of no use.
+    """Poses and camera that the rigid points of the whole head agree on; where these hardly hold it steadier, between
+    there and where the poses given put it; the poses and the camera given where the points are of no use.
 
     Args:
         read: gives frame i (of the frames with a face), RGB.
@@ -111,13 +113,14 @@ def align_head(
     if shaking > WANDERING:
         return poses, view
     if shaking > STEADY:
-        found = _half_way(found, (poses.rotation @ PIVOT_CM + poses.translation) * longer)
+        found = _drawn(found, (poses.rotation @ PIVOT_CM + poses.translation) * longer)
     return found, bundle.view
 
 
-def _half_way(poses: Poses, place: Float[np.ndarray, "N 3"]) -> Poses:
-    """Poses with the head's PIVOT_CM half way to a place in each frame, turned as they are."""
-    return replace(poses, translation=0.5 * (poses.translation + place - poses.rotation @ PIVOT_CM))
+def _drawn(poses: Poses, place: Float[np.ndarray, "N 3"]) -> Poses:
+    """Poses turned as they are, with the head's PIVOT_CM on the way to a place of each frame."""
+    own = poses.rotation @ PIVOT_CM + poses.translation
+    return replace(poses, translation=poses.translation + (1 - PLACE_SHARE) * (place - own))
 
 
 def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:

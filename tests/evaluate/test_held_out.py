@@ -11,6 +11,8 @@ from avatar.conventions import CODES
 from avatar.dataset import FrameSet
 from avatar.evaluate.held_out import STRETCH, evaluated_indices, tracked_motion
 from avatar.model import own_motion
+from avatar.speech import heard_frames
+from avatar.types import SpeechFeatures
 
 
 def test_codes_count_for_the_avatar_s_own_clip_alone(small_avatar, person) -> None:
@@ -40,3 +42,11 @@ def test_of_a_long_part_stretches_are_scored(person) -> None:
     for most in (None, 500, 501):
         np.testing.assert_array_equal(evaluated_indices(frames, most), frames.held_out_indices)
     assert len(evaluated_indices(frames, 499)) == 480
+
+
+def test_a_mouth_of_which_nothing_is_heard_says_nothing_of_the_speech_model() -> None:
+    """Sound that lies 0.1 s later than the picture ends 0.1 s before it."""
+    times = np.arange(0, 2, 0.01) - 0.1
+    features = SpeechFeatures(np.zeros((len(times), 4), np.float32), times, 0.1)
+    frames = np.arange(50) / 25
+    np.testing.assert_array_equal(heard_frames(features, frames), frames < 1.9)

@@ -6,7 +6,7 @@ import pytest
 from avatar.geometry import matrix_from_rotvec, rotvec_from_matrix
 from avatar.track.bundle import STEPS, Bundle, Points, Sightings, locate
 from avatar.track.mesh import mean_head
-from avatar.track.rigid import PIVOT_CM, align_head
+from avatar.track.rigid import PIVOT_CM, PLACE_SHARE, align_head
 from avatar.track.solve import Head, Poses, View, pose_slope
 
 VIEW = View(1200.0, 256.0)
@@ -119,7 +119,7 @@ def test_pictures_without_any_grain_leave_the_poses_as_they_came():
     assert view.focal == pytest.approx(VIEW.focal, rel=1e-6)
 
 
-def test_points_that_hardly_steady_the_head_turn_it_and_have_half_a_say_in_its_place(monkeypatch):
+def test_points_that_hardly_steady_the_head_turn_it_and_share_the_say_in_its_place(monkeypatch):
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(4)
     rotation, translation = turns(14, rng)
@@ -145,8 +145,8 @@ def test_points_that_hardly_steady_the_head_turn_it_and_have_half_a_say_in_its_p
     depth = [
         (p.rotation @ PIVOT_CM + p.translation)[:, 2] / v.focal for p, v in ((poses, VIEW), (loose, own), (firm, own))
     ]
-    np.testing.assert_allclose(depth[1], (depth[0] + depth[2]) / 2, atol=1e-9)
-    between = (seen(poses, VIEW) + seen(firm, own)) / 2
+    np.testing.assert_allclose(depth[1], (1 - PLACE_SHARE) * depth[0] + PLACE_SHARE * depth[2], atol=1e-9)
+    between = (1 - PLACE_SHARE) * seen(poses, VIEW) + PLACE_SHARE * seen(firm, own)
     assert np.abs(between - seen(firm, own)).max() > 0.05
     np.testing.assert_allclose(seen(loose, own), between, atol=0.02)
     kept, view = tried(1.6)
