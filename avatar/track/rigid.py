@@ -113,14 +113,18 @@ def align_head(
     if shaking > WANDERING:
         return poses, view
     if shaking > STEADY:
-        found = _drawn(found, (poses.rotation @ PIVOT_CM + poses.translation) * longer)
+        found = _drawn(found, _places(poses) * longer)
     return found, bundle.view
 
 
 def _drawn(poses: Poses, place: Float[np.ndarray, "N 3"]) -> Poses:
     """Poses turned as they are, with the head's PIVOT_CM on the way to a place of each frame."""
-    own = poses.rotation @ PIVOT_CM + poses.translation
-    return replace(poses, translation=poses.translation + (1 - PLACE_SHARE) * (place - own))
+    return replace(poses, translation=poses.translation + (1 - PLACE_SHARE) * (place - _places(poses)))
+
+
+def _places(poses: Poses) -> Float[np.ndarray, "N 3"]:
+    """Where PIVOT_CM is in each frame, camera space, cm."""
+    return poses.rotation @ PIVOT_CM + poses.translation
 
 
 def _located(following: Iterator[Seen], keys: list[Keyframe], bundle: Bundle, modes, start: Poses, advance) -> Poses:
